@@ -1,0 +1,91 @@
+// swift-tools-version:6.2
+import PackageDescription
+
+// Strictness is set once, for every target (CONTRIBUTING.md says what each switch buys).
+let strict: [SwiftSetting] =
+    [.swiftLanguageMode(.v6), .strictMemorySafety(), .treatAllWarnings(as: .error)]
+    + [
+        "ExistentialAny", "InternalImportsByDefault", "MemberImportVisibility", "NonisolatedNonsendingByDefault",
+        "InferIsolatedConformances", "ImmutableWeakCaptures",
+    ].map { .enableUpcomingFeature($0) }
+
+func room(_ name: String, path: String? = nil, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, path: path, swiftSettings: strict)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .testTarget(name: name + "Tests", dependencies: [.byName(name: name)] + dependencies, swiftSettings: strict)
+}
+
+/// A C library of the distribution: module map and static-inline shims only. Its `link` lines replace pkg-config,
+/// whose argument list for grpc grows too long to link.
+func systemModule(_ name: String) -> Target { .systemLibrary(name: name) }
+
+let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+let metrics = Target.Dependency.product(name: "CoreMetrics", package: "swift-metrics")
+let lifecycle = Target.Dependency.product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+let protobuf = Target.Dependency.product(name: "SwiftProtobuf", package: "swift-protobuf")
+
+let package = Package(
+    name: "kmsward",
+    products: [.executable(name: "kmsward", targets: ["kmsward"])],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        // Tests only: the independent codec that ours is compared with.
+        .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0"),
+    ],
+    targets: [
+        systemModule("CGRPC"),
+        systemModule("COpenSSL"),
+        systemModule("CSystemd"),
+        systemModule("CYAML"),
+        systemModule("CEvent"),
+        .target(name: "CShims"),
+
+        room("SecureMemory", ["COpenSSL", "CShims"]),
+        room("EnvelopeCrypto", ["COpenSSL", "SecureMemory"]),
+        room("KMSWire", ["SecureMemory"]),
+        room("GRPCEngine", ["CGRPC", "CShims"]),
+        room("SocketAcceptance", ["CShims", logging]),
+        room("RemoteKMS", ["SecureMemory", logging]),
+        room("LocalProvider", path: "Sources/Providers/Local", ["RemoteKMS", "EnvelopeCrypto", "SecureMemory"]),
+        room("KeyService", ["KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "Observability", logging, metrics]),
+        room(
+            "RequestDecoding",
+            ["GRPCEngine", "KMSWire", "KeyService", "RemoteKMS", "SecureMemory", "Observability", logging, metrics]),
+        room("Configuration", ["CYAML"]),
+        room("Observability", ["CSystemd", "CEvent", logging, metrics]),
+        room(
+            "Lifecycle",
+            [
+                "CSystemd", "CShims", "GRPCEngine", "SocketAcceptance", "RequestDecoding", "KeyService", "Observability",
+                logging, metrics, lifecycle,
+            ]),
+        room("Doctor", ["GRPCEngine", "KMSWire", "SecureMemory"]),
+        .executableTarget(
+            name: "kmsward",
+            dependencies: [
+                "SecureMemory", "EnvelopeCrypto", "KMSWire", "GRPCEngine", "SocketAcceptance", "RemoteKMS",
+                "LocalProvider", "KeyService", "RequestDecoding", "Configuration", "Observability", "Lifecycle",
+                "Doctor", logging, metrics, lifecycle, argumentParser,
+            ],
+            swiftSettings: strict),
+
+        tests("SecureMemory", []),
+        tests("EnvelopeCrypto", ["SecureMemory"]),
+        tests("KMSWire", ["SecureMemory", protobuf]),
+        tests("GRPCEngine", ["CShims"]),
+        tests("SocketAcceptance", ["CShims", logging]),
+        tests("LocalProvider", ["RemoteKMS", "EnvelopeCrypto", "SecureMemory"]),
+        tests("KeyService", ["KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "LocalProvider", logging]),
+        tests("RequestDecoding", ["GRPCEngine", "KMSWire", "KeyService", "RemoteKMS", "SecureMemory", logging]),
+        tests("Configuration", []),
+        tests("Observability", [logging, metrics]),
+        tests("Lifecycle", []),
+    ],
+    cxxLanguageStandard: .cxx17
+)

@@ -1,0 +1,1 @@
+// Configuration: placeholder of the skeleton, replaced by the room itself.

@@ -1,0 +1,1 @@
+// Doctor: placeholder of the skeleton, replaced by the room itself.

@@ -1,0 +1,1 @@
+// EnvelopeCrypto: placeholder of the skeleton, replaced by the room itself.

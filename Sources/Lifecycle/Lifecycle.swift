@@ -1,0 +1,1 @@
+// Lifecycle: placeholder of the skeleton, replaced by the room itself.

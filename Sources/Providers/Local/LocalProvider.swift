@@ -1,0 +1,1 @@
+// LocalProvider: placeholder of the skeleton.

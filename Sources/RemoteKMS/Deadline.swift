@@ -1,0 +1,22 @@
+/// The instant at which a call's answer is worth nothing any more; made once and handed down, so that nested
+/// timeouts cannot add up.
+public struct Deadline: Sendable, Equatable {
+    /// The instant.
+    public let instant: ContinuousClock.Instant
+
+    /// A deadline at `instant`.
+    public init(_ instant: ContinuousClock.Instant) { self.instant = instant }
+
+    /// A deadline `duration` from now.
+    public static func after(_ duration: Duration) -> Deadline { Deadline(ContinuousClock.now + duration) }
+
+    /// Time left; negative when it has passed.
+    public var remaining: Duration { ContinuousClock.now.duration(to: instant) }
+
+    /// A deadline for one hop: at most `share` from now, and `reserve` before this one so that the answer still
+    /// reaches the caller.
+    public func spending(atMost share: Duration, reserve: Duration) -> Deadline {
+        Deadline(min(instant - reserve, ContinuousClock.now + share))
+    }
+}
+

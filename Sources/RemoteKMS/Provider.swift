@@ -1,0 +1,55 @@
+// RemoteKMS: what a key-management service is to the rest of the plugin: a Provider that wraps and unwraps, a
+// Deadline that reaches down to its socket, and one error type whose codes are the failure classes.
+
+public import SecureMemory
+
+/// What a remote key is, never how it is reached, and the version it would wrap with now.
+public struct KeyDescription: Sendable, Equatable {
+    /// The identity that key_id is derived from: JD keyId, key ARN, the local file's UUID.
+    public var identity: String
+    /// The version that wraps now, as the backend names it.
+    public var version: String
+    /// When that version came to be, as the backend writes it; empty where it does not say.
+    public var versionCreatedAt: String
+
+    /// A description.
+    public init(identity: String, version: String, versionCreatedAt: String) {
+        self.identity = identity
+        self.version = version
+        self.versionCreatedAt = versionCreatedAt
+    }
+}
+
+/// What a wrapped key is bound to, for backends with additional authenticated data.
+public struct WrapContext: Sendable, Equatable {
+    /// What the wrapped bytes are for: `local-kek`.
+    public var purpose: String
+    /// The key_id they belong to.
+    public var keyID: String
+
+    /// A context.
+    public init(purpose: String, keyID: String) {
+        self.purpose = purpose
+        self.keyID = keyID
+    }
+}
+
+/// A key in a key-management service. Signs, calls, maps errors; nothing else: deadlines, retries, caches and health
+/// are the caller's.
+public protocol Provider: Sendable {
+    /// The provider's name in configuration and key_id: `local`, `jdcloud`, ...
+    var name: String { get }
+
+    /// Reads the key's identity and the version it wraps with now.
+    func describe(deadline: Deadline) async throws(RemoteKMSError) -> KeyDescription
+
+    /// Wraps `plaintext` under the key's current version.
+    func wrap(
+        _ plaintext: borrowing SecretBytes, context: WrapContext, deadline: Deadline
+    ) async throws(RemoteKMSError) -> [UInt8]
+
+    /// Unwraps what `wrap` returned under any version that still exists.
+    func unwrap(
+        _ wrapped: [UInt8], context: WrapContext, deadline: Deadline
+    ) async throws(RemoteKMSError) -> SecretBytes
+}

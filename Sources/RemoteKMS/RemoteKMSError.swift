@@ -1,0 +1,45 @@
+/// Why a key-management service did not do what was asked: one code per failure class, and one line for the operator.
+public struct RemoteKMSError: Error, Equatable {
+    /// The failure class. Each says what the plugin does about it.
+    public enum Code: String, Sendable, CaseIterable {
+        /// No answer in time.
+        case deadlineExceeded
+        /// Cannot be reached, or answered with a fault of its own.
+        case unavailable
+        /// Asked to slow down.
+        case throttled
+        /// The credentials are missing, wrong or expired.
+        case unauthenticated
+        /// The credentials are good but not for this key.
+        case permissionDenied
+        /// There is no such key.
+        case keyNotFound
+        /// The KMS says of the key itself that it is disabled, pending deletion or destroyed.
+        case keyDisabled
+        /// The wrapped bytes are not ours, or damaged.
+        case invalidCiphertext
+        /// The KMS answered something that this plugin does not understand.
+        case malformedReply
+        /// The plugin's own set-up is wrong: a missing file, an unusable value.
+        case misconfigured
+    }
+
+    /// The failure class.
+    public let code: Code
+    /// One line: what failed, for which key, why. No secret, no token, no URL with a query.
+    public let summary: String
+    /// One line: what to do about it; empty where there is nothing to do but wait.
+    public let remedy: String
+
+    /// An error.
+    public init(_ code: Code, _ summary: String, remedy: String = "") {
+        self.code = code
+        self.summary = summary
+        self.remedy = remedy
+    }
+}
+
+extension RemoteKMSError: CustomStringConvertible {
+    /// `summary: remedy`, on one line.
+    public var description: String { remedy.isEmpty ? summary : "\(summary): \(remedy)" }
+}

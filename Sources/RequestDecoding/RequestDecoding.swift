@@ -1,0 +1,1 @@
+// RequestDecoding: placeholder of the skeleton, replaced by the room itself.

@@ -1,0 +1,1 @@
+// SocketAcceptance: placeholder of the skeleton, replaced by the room itself.

@@ -1,0 +1,3 @@
+@main enum Kmsward {
+    static func main() {}
+}

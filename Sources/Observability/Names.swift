@@ -1,12 +1,272 @@
 // Observability: metrics, health endpoint and log handlers; beside the path of a request, never in it.
 // This file is the one place where metrics, labels and log keys get their names.
 
-/// Names of metrics, labels and log metadata keys. Dashboards, rules and runbooks are checked against this file.
+/// Names of metrics, labels and log metadata keys.
+///
+/// Dashboards, rules and runbooks are checked against this file.
 public enum Names {
     /// Metric names, Prometheus style: base unit in the name, counters end in `_total`.
-    public enum Metric {}
+    public enum Metric {
+        /// Counter of answered calls; labels api, method, code.
+        public static let requests = "kmsward_requests_total"
+        /// Histogram of the time from a call's arrival to its answer; labels api, method.
+        public static let requestDuration = "kmsward_request_duration_seconds"
+        /// Gauge of calls being served.
+        public static let requestsInFlight = "kmsward_requests_in_flight"
+        /// Gauge of open connections.
+        public static let connections = "kmsward_connections"
+        /// Counter of connections let in.
+        public static let connectionsAccepted = "kmsward_connections_accepted_total"
+        /// Counter of connections turned away or cut off; label reason.
+        public static let connectionsRefused = "kmsward_connections_refused_total"
+        /// Gauge, always 1: which key_id is announced; labels key, key_id.
+        public static let keyInfo = "kmsward_key_info"
+        /// Gauge, 1 or 0: the key can encrypt and decrypt now; label key.
+        public static let keyReady = "kmsward_key_ready"
+        /// Gauge of the age of the local KEK in use; label key.
+        public static let localKEKAge = "kmsward_local_kek_age_seconds"
+        /// Gauge of the messages sealed under the local KEK in use; label key.
+        public static let localKEKUses = "kmsward_local_kek_uses"
+        /// Counter of calls to the key-management service; labels key, operation, outcome.
+        public static let backendCalls = "kmsward_backend_calls_total"
+        /// Histogram of the time of one call to the key-management service; labels key, operation.
+        public static let backendDuration = "kmsward_backend_duration_seconds"
+        /// Gauge, 1 or 0: secrets are in memory that cannot be swapped out.
+        public static let memoryLocked = "kmsward_memory_locked"
+        /// Counter of log lines lost because their reader did not keep up.
+        public static let logLinesDropped = "kmsward_log_lines_dropped_total"
+        /// Gauge, always 1: the version that runs; label version.
+        public static let buildInfo = "kmsward_build_info"
+        /// Counter of series that were folded into `other`; label metric.
+        public static let seriesFolded = "kmsward_metrics_series_folded_total"
+
+        /// Counter of processor seconds spent, user and system.
+        public static let processCPU = "process_cpu_seconds_total"
+        /// Gauge of resident memory.
+        public static let processResidentMemory = "process_resident_memory_bytes"
+        /// Gauge of virtual memory.
+        public static let processVirtualMemory = "process_virtual_memory_bytes"
+        /// Gauge of open file descriptors.
+        public static let processOpenFDs = "process_open_fds"
+        /// Gauge of the limit of open file descriptors.
+        public static let processMaxFDs = "process_max_fds"
+        /// Gauge of the start time, Unix seconds.
+        public static let processStartTime = "process_start_time_seconds"
+        /// Gauge of threads.
+        public static let processThreads = "process_threads"
+    }
+
     /// Label names.
-    public enum Label {}
+    public enum Label {
+        /// KMS API version, `v1beta1` or `v2`.
+        public static let api = "api"
+        /// `encrypt`, `decrypt`, `status` or `version`.
+        public static let method = "method"
+        /// gRPC status, as in the specification: `OK`, `INVALID_ARGUMENT`.
+        public static let code = "code"
+        /// Why a connection was refused.
+        public static let reason = "reason"
+        /// Name of a configured key.
+        public static let key = "key"
+        /// The announced key_id.
+        public static let keyID = "key_id"
+        /// Call to a key-management service.
+        public static let operation = "operation"
+        /// How such a call ended: `ok` or the code of the error.
+        public static let outcome = "outcome"
+        /// Version of the daemon.
+        public static let version = "version"
+        /// Name of a metric.
+        public static let metric = "metric"
+    }
+
     /// Log metadata keys (journal fields are these in upper case with the prefix `KMSWARD_`).
-    public enum LogKey {}
+    public enum LogKey {
+        /// Name of the configured key concerned.
+        public static let key = "key"
+        /// key_id concerned.
+        public static let keyID = "key_id"
+        /// KMS API version.
+        public static let api = "api"
+        /// KMS method.
+        public static let method = "method"
+        /// Status or error code.
+        public static let code = "code"
+        /// Call to the key-management service.
+        public static let operation = "operation"
+        /// How it ended.
+        public static let outcome = "outcome"
+        /// What went wrong, one line.
+        public static let error = "error"
+        /// Why something was decided.
+        public static let reason = "reason"
+        /// What the operator should do.
+        public static let remedy = "remedy"
+        /// File, directory or socket concerned.
+        public static let path = "path"
+        /// Address of an endpoint.
+        public static let address = "address"
+        /// Version of the daemon or of something it met.
+        public static let version = "version"
+        /// User id of a peer.
+        public static let peerUID = "peer_uid"
+        /// Group id of a peer.
+        public static let peerGID = "peer_gid"
+        /// Process id of a peer.
+        public static let peerPID = "peer_pid"
+        /// How long it took, milliseconds.
+        public static let durationMS = "duration_ms"
+        /// How many.
+        public static let count = "count"
+        /// A limit that was reached.
+        public static let limit = "limit"
+        /// Signal received.
+        public static let signal = "signal"
+        /// UID of the request as the API server sent it.
+        public static let requestUID = "request_uid"
+        /// 128-bit id of the kind of message, 32 hex digits; becomes the journal's MESSAGE_ID without a prefix.
+        public static let messageID = "message_id"
+    }
+
+    /// Values of the labels whose values are known beforehand.
+    public enum Value {
+        /// Values of `Label.api`.
+        public static let apis = ["v1beta1", "v2"]
+        /// Values of `Label.method`.
+        public static let methods = ["encrypt", "decrypt", "status", "version"]
+        /// Values of `Label.code`: every gRPC status.
+        public static let codes = [
+            "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
+            "ALREADY_EXISTS",
+            "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
+            "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+        ]
+        /// Values of `Label.reason`.
+        public static let refusals = ["uid", "limit", "handshake_timeout", "not_http2", "stalled"]
+        /// Where a value goes that does not belong to its label's values, or a series beyond the metric's limit.
+        public static let other = "other"
+    }
+
+    /// What a metric is.
+    public enum Kind: String, Sendable {
+        /// Only grows; its name ends in `_total`.
+        case counter
+        /// Goes up and down.
+        case gauge
+        /// Counts observations in buckets.
+        case histogram
+    }
+
+    /// A label of a metric and the values it may have.
+    public struct LabelRule: Sendable {
+        /// Name of the label.
+        public let name: String
+        /// The only values; any other becomes `other`.
+        ///
+        /// Empty: values come from the configuration, bounded by the number of series of the metric.
+        public let values: [String]
+
+        init(_ name: String, _ values: [String] = []) {
+            self.name = name
+            self.values = values
+        }
+    }
+
+    /// A row of the catalogue: all there is to know about a metric before it has a value.
+    public struct Entry: Sendable {
+        /// Name, as in `Metric`.
+        public let name: String
+        /// What it is.
+        public let kind: Kind
+        /// The `# HELP` text.
+        public let help: String
+        /// Its labels, always all of them, in the order of rendering.
+        public let labels: [LabelRule]
+        /// Upper bounds of a histogram's buckets, ascending, without +Inf.
+        public let buckets: [Double]
+        /// How many series it may have before further ones are folded into one.
+        public let maximumSeries: Int
+
+        init(
+            _ name: String, _ kind: Kind, _ help: String, _ labels: [LabelRule] = [], buckets: [Double] = [],
+            maximumSeries: Int = 256
+        ) {
+            self.name = name
+            self.kind = kind
+            self.help = help
+            self.labels = labels
+            self.buckets = buckets
+            self.maximumSeries = maximumSeries
+        }
+    }
+
+    /// Every metric of the daemon.
+    ///
+    /// `# HELP`, `# TYPE` and the documentation come from here.
+    public static let catalogue: [Entry] = [
+        Entry(
+            Metric.requests, .counter, "KMS calls answered, by API version, method and gRPC status.",
+            [
+                LabelRule(Label.api, Value.apis), LabelRule(Label.method, Value.methods),
+                LabelRule(Label.code, Value.codes),
+            ]),
+        Entry(
+            Metric.requestDuration, .histogram, "Time from the arrival of a KMS call to its answer.",
+            [LabelRule(Label.api, Value.apis), LabelRule(Label.method, Value.methods)],
+            buckets: Buckets.request),
+        Entry(Metric.requestsInFlight, .gauge, "KMS calls being served now."),
+        Entry(Metric.connections, .gauge, "Open connections on the KMS socket."),
+        Entry(Metric.connectionsAccepted, .counter, "Connections let in on the KMS socket."),
+        Entry(
+            Metric.connectionsRefused, .counter,
+            "Connections turned away or cut off on the KMS socket, by reason.",
+            [LabelRule(Label.reason, Value.refusals)]),
+        Entry(
+            Metric.keyInfo, .gauge, "Always 1; names the key_id that each configured key announces.",
+            [LabelRule(Label.key), LabelRule(Label.keyID)]),
+        Entry(
+            Metric.keyReady, .gauge, "1 if the key can encrypt and decrypt now, else 0.",
+            [LabelRule(Label.key)]),
+        Entry(
+            Metric.localKEKAge, .gauge, "Age of the local key-encryption key in use.", [LabelRule(Label.key)]),
+        Entry(
+            Metric.localKEKUses, .gauge, "Messages sealed under the local key-encryption key in use.",
+            [LabelRule(Label.key)]),
+        Entry(
+            Metric.backendCalls, .counter,
+            "Calls to the key-management service, by key, operation and outcome.",
+            [LabelRule(Label.key), LabelRule(Label.operation), LabelRule(Label.outcome)], maximumSeries: 1024),
+        Entry(
+            Metric.backendDuration, .histogram, "Time of one call to the key-management service.",
+            [LabelRule(Label.key), LabelRule(Label.operation)], buckets: Buckets.backend),
+        Entry(Metric.memoryLocked, .gauge, "1 if secrets are in memory that cannot be swapped out, else 0."),
+        Entry(Metric.logLinesDropped, .counter, "Log lines lost because their reader did not keep up."),
+        Entry(Metric.buildInfo, .gauge, "Always 1; names the version that runs.", [LabelRule(Label.version)]),
+        Entry(
+            Metric.seriesFolded, .counter,
+            "Requests for a series that was folded into `other`: an unknown label value, or too many series.",
+            [LabelRule(Label.metric)]),
+        Entry(Metric.processCPU, .counter, "User and system processor time spent."),
+        Entry(Metric.processResidentMemory, .gauge, "Resident memory."),
+        Entry(Metric.processVirtualMemory, .gauge, "Virtual memory."),
+        Entry(Metric.processOpenFDs, .gauge, "Open file descriptors."),
+        Entry(Metric.processMaxFDs, .gauge, "Limit of open file descriptors."),
+        Entry(Metric.processStartTime, .gauge, "Start time of the process, seconds since the Unix epoch."),
+        Entry(Metric.processThreads, .gauge, "Threads of the process."),
+    ]
+
+    /// Bucket bounds, seconds.
+    public enum Buckets {
+        /// A call answered from memory takes tens of microseconds; the API server gives up after seconds.
+        public static let request = [
+            0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5,
+            5, 10,
+        ]
+        /// A call to a key-management service crosses a network, or not.
+        public static let backend = [
+            0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
+        ]
+        /// For a histogram that the catalogue does not know.
+        public static let standard = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10]
+    }
 }

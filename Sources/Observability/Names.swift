@@ -187,9 +187,12 @@ public enum Names {
         /// How many series it may have before further ones are folded into one.
         public let maximumSeries: Int
 
+        /// It is not in the catalogue: a library's, with whatever labels it came with.
+        let isForeign: Bool
+
         init(
             _ name: String, _ kind: Kind, _ help: String, _ labels: [LabelRule] = [], buckets: [Double] = [],
-            maximumSeries: Int = 256
+            maximumSeries: Int = 256, isForeign: Bool = false
         ) {
             self.name = name
             self.kind = kind
@@ -197,6 +200,7 @@ public enum Names {
             self.labels = labels
             self.buckets = buckets
             self.maximumSeries = maximumSeries
+            self.isForeign = isForeign
         }
     }
 

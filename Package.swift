@@ -9,8 +9,10 @@ let strict: [SwiftSetting] =
         "InferIsolatedConformances", "ImmutableWeakCaptures",
     ].map { .enableUpcomingFeature($0) }
 
-func room(_ name: String, path: String? = nil, _ dependencies: [Target.Dependency]) -> Target {
-    .target(name: name, dependencies: dependencies, path: path, swiftSettings: strict)
+func room(
+    _ name: String, path: String? = nil, _ dependencies: [Target.Dependency], exclude: [String] = []
+) -> Target {
+    .target(name: name, dependencies: dependencies, path: path, exclude: exclude, swiftSettings: strict)
 }
 
 func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
@@ -48,7 +50,7 @@ let package = Package(
 
         room("SecureMemory", ["COpenSSL", "CShims"]),
         room("EnvelopeCrypto", ["COpenSSL", "SecureMemory"]),
-        room("KMSWire", ["SecureMemory"]),
+        room("KMSWire", ["SecureMemory"], exclude: ["v1beta1.proto", "v2.proto"]),
         room("GRPCEngine", ["CGRPC", "CShims"]),
         room("SocketAcceptance", ["CShims", logging]),
         room("RemoteKMS", ["SecureMemory", logging]),

@@ -92,7 +92,9 @@ public struct DecryptRequest: Sendable, Equatable {
     public var annotations: [Annotation]
 
     /// A request.
-    public init(api: KMSAPI, ciphertext: [UInt8], uid: String = "", keyID: String = "", annotations: [Annotation] = []) {
+    public init(
+        api: KMSAPI, ciphertext: [UInt8], uid: String = "", keyID: String = "", annotations: [Annotation] = []
+    ) {
         self.api = api
         self.ciphertext = ciphertext
         self.uid = uid

@@ -77,7 +77,7 @@ let package = Package(
             ],
             swiftSettings: strict),
 
-        tests("SecureMemory", []),
+        tests("SecureMemory", ["CShims"]),
         tests("EnvelopeCrypto", ["SecureMemory"]),
         tests("KMSWire", ["SecureMemory", protobuf]),
         tests("GRPCEngine", ["CShims"]),

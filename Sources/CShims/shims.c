@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -63,4 +64,23 @@ int ksw_random(void *buffer, size_t count) {
         count -= (size_t)got;
     }
     return 0;
+}
+
+int ksw_forbid_core_files(void) {
+    struct rlimit none = {0, 0};
+    return setrlimit(RLIMIT_CORE, &none);
+}
+
+int ksw_memlock_limit(uint64_t *soft) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return -1;
+    *soft = limit.rlim_cur == RLIM_INFINITY ? UINT64_MAX : limit.rlim_cur;
+    return 0;
+}
+
+int ksw_set_memlock_limit(uint64_t soft) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return -1;
+    limit.rlim_cur = soft;
+    return setrlimit(RLIMIT_MEMLOCK, &limit);
 }

@@ -2,39 +2,75 @@
 // Array or a String, cannot be printed, and are wiped when their owner goes.
 
 private import COpenSSL
+private import CShims
 
-/// Key material in one wiped heap cell, filled in place.
+/// Key material in one cell of locked memory, filled in place and wiped at the end of its life.
 ///
-/// Not copyable, so no second copy can be forgotten; to share it, keep it in a `SharedSecret`.
+/// Not copyable, so no second copy can be forgotten; to share it, keep it in a `SharedSecret`. Making and dropping
+/// one of up to 2,048 bytes costs tens of nanoseconds; a larger one gets a mapping of its own (microseconds).
 @safe public struct SecretBytes: ~Copyable, @unchecked Sendable {  // immutable after init; one owner
-    private let storage: UnsafeMutableRawBufferPointer
+    @usableFromInline let storage: UnsafeMutableRawBufferPointer
 
     /// Number of secret bytes.
-    public var count: Int { unsafe storage.count }
+    @inlinable public var count: Int { unsafe storage.count }
 
-    /// Makes a cell of `count` bytes, zeroed, and lets `fill` write it. If `fill` throws, the cell is wiped and the
-    /// error passed on.
-    public init<F: Error>(count: Int, fill: (inout MutableRawSpan) throws(F) -> Void) throws(F) {
-        let cell = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 16)
-        unsafe cell.initializeMemory(as: UInt8.self, repeating: 0)
+    /// Makes a cell of `count` bytes, zeroed, and lets `fill` write it.
+    ///
+    /// If `fill` throws, the cell is wiped and the error passed on.
+    @inlinable public init<F: Error>(
+        count: Int, fill: (inout MutableRawSpan) throws(F) -> Void
+    ) throws(F) {
+        let cell = unsafe Self.makeCell(count)
         var span = unsafe MutableRawSpan(_unsafeBytes: cell)
         do throws(F) { try fill(&span) } catch {
-            unsafe OPENSSL_cleanse(cell.baseAddress, cell.count)
-            unsafe cell.deallocate()
+            unsafe Self.dropCell(cell)
             throw error
         }
         unsafe storage = cell
     }
 
+    /// Copies `bytes`, for instance out of a message that is wiped later.
+    public init(copying bytes: RawSpan) {
+        let cell = unsafe Self.makeCell(bytes.byteCount)
+        unsafe bytes.withUnsafeBytes { source in unsafe cell.copyMemory(from: source) }
+        unsafe storage = cell
+    }
+
+    /// Makes `randomCount` bytes from getrandom(2).
+    ///
+    /// Traps on a kernel without it (before 3.17).
+    public init(randomCount: Int) {
+        let cell = unsafe Self.makeCell(randomCount)
+        if let base = cell.baseAddress {
+            let result = unsafe ksw_random(base, randomCount)
+            precondition(result == 0, "getrandom(2) failed: this kernel cannot make keys")
+        }
+        unsafe storage = cell
+    }
+
     /// Lends the bytes for the length of `body`.
-    public borrowing func withBytes<R: ~Copyable, F: Error>(_ body: (RawSpan) throws(F) -> R) throws(F) -> R {
+    @inlinable public borrowing func withBytes<R: ~Copyable, F: Error>(
+        _ body: (RawSpan) throws(F) -> R
+    ) throws(F) -> R {
         try body(unsafe RawSpan(_unsafeBytes: UnsafeRawBufferPointer(storage)))
     }
 
-    deinit {
-        unsafe OPENSSL_cleanse(storage.baseAddress, storage.count)
-        unsafe storage.deallocate()
+    /// Compares in a time that depends on the lengths only.
+    public borrowing func isEqual(to other: borrowing SecretBytes) -> Bool {
+        unsafe SecureMemory.isEqual(
+            RawSpan(_unsafeBytes: UnsafeRawBufferPointer(storage)),
+            RawSpan(_unsafeBytes: UnsafeRawBufferPointer(other.storage)))
     }
+
+    @usableFromInline static func makeCell(_ count: Int) -> UnsafeMutableRawBufferPointer {
+        unsafe LockedArena.shared.allocate(count)
+    }
+
+    @usableFromInline static func dropCell(_ cell: UnsafeMutableRawBufferPointer) {
+        unsafe LockedArena.shared.free(cell)
+    }
+
+    @inlinable deinit { unsafe Self.dropCell(storage) }
 }
 
 /// A secret that several owners hold; wiped when the last one lets go.

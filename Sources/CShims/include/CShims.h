@@ -36,5 +36,11 @@ int ksw_trim_heap(void);
 void ksw_wipe(void *buffer, size_t count);
 /// getrandom(2), whole buffer or -1.
 int ksw_random(void *buffer, size_t count);
+/// setrlimit(RLIMIT_CORE, 0).
+int ksw_forbid_core_files(void);
+/// getrlimit(RLIMIT_MEMLOCK): the soft limit in bytes; UINT64_MAX where there is none.
+int ksw_memlock_limit(uint64_t *soft);
+/// setrlimit(RLIMIT_MEMLOCK), soft limit only.
+int ksw_set_memlock_limit(uint64_t soft);
 
 #endif

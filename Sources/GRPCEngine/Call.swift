@@ -1,7 +1,6 @@
 // GRPCEngine: unary gRPC over libgrpc's C-core, server and client, on one owned thread that is also a serial executor.
 // It knows no KMS word. Connections come in as file descriptors; messages go out and in as bytes that are wiped.
 
-
 /// gRPC status codes, as on the wire.
 public enum StatusCode: Int, Sendable, CaseIterable {
     /// Success.

@@ -1,0 +1,89 @@
+"""Black-box tests: they start the real binary, speak to its socket as kube-apiserver does, and look at it from outside.
+
+    python3 -m venv .venv && .venv/bin/pip install -r Tests/EndToEnd/requirements.txt
+    swift build -c release --static-swift-stdlib && .venv/bin/pytest Tests/EndToEnd
+
+KMSWARD_BIN names another binary. Needs Linux; some fault tests need root, the grpc-go tests need Debian's
+golang-google-grpc-dev; without them these are skipped, and say so.
+"""
+
+import os
+import shutil
+
+import pytest
+
+import daemon as daemons
+import gobuild
+from kms import REPOSITORY
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "no_binary: runs without a kmsward binary")
+
+
+def pytest_collection_modifyitems(items):
+    # A missing binary is a failure, not a skip: a suite that tests nothing must not be green.
+    if not os.access(daemons.BINARY, os.X_OK) and any("no_binary" not in item.keywords for item in items):
+        raise pytest.UsageError(f"no binary at {daemons.BINARY}; build it or set KMSWARD_BIN")
+
+
+@pytest.fixture
+def folder():
+    """A short directory of the test's own."""
+    path = daemons.short_directory()
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def key_file(folder):
+    return daemons.KeyFile(folder / "local.keys").init()
+
+
+@pytest.fixture
+def prepare(folder, key_file):
+    """Makes daemons, not yet started: prepare(name=..., **changes to the configuration)."""
+    made = []
+
+    def make(name="kmsward", key=None, configuration=None, prefix=(), **changes):
+        configuration = configuration or daemons.settings(folder, key or key_file, **changes)
+        made.append(daemons.Daemon(folder, configuration, name=name, prefix=prefix))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.discard()
+
+
+@pytest.fixture
+def start(prepare):
+    """Makes a daemon and waits for its READY=1."""
+    return lambda *args, **kwargs: prepare(*args, **kwargs).start()
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """One running daemon for the tests of a module that leave it as they found it; it must stop cleanly."""
+    path = daemons.short_directory()
+    key = daemons.KeyFile(path / "local.keys").init()
+    one = daemons.Daemon(path, daemons.settings(path, key, log={"level": "debug"})).start()
+    one.key_file = key
+    yield one
+    try:
+        one.stop()
+    finally:
+        one.discard()
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def kms(shared):
+    """A connection to the shared daemon."""
+    with shared.kms() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def goclient(tmp_path_factory):
+    """The grpc-go client, built once."""
+    return gobuild.build(REPOSITORY / "Tests" / "EndToEnd" / "goclient", tmp_path_factory.mktemp("go"), "goclient")

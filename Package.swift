@@ -5,7 +5,8 @@ import PackageDescription
 let strict: [SwiftSetting] =
     [.swiftLanguageMode(.v6), .strictMemorySafety(), .treatAllWarnings(as: .error)]
     + [
-        "ExistentialAny", "InternalImportsByDefault", "MemberImportVisibility", "NonisolatedNonsendingByDefault",
+        "ExistentialAny", "InternalImportsByDefault", "MemberImportVisibility",
+        "NonisolatedNonsendingByDefault",
         "InferIsolatedConformances", "ImmutableWeakCaptures",
     ].map { .enableUpcomingFeature($0) }
 
@@ -16,11 +17,13 @@ func room(
 }
 
 func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
-    .testTarget(name: name + "Tests", dependencies: [.byName(name: name)] + dependencies, swiftSettings: strict)
+    .testTarget(
+        name: name + "Tests", dependencies: [.byName(name: name)] + dependencies, swiftSettings: strict)
 }
 
-/// A C library of the distribution: module map and static-inline shims only. Its `link` lines replace pkg-config,
-/// whose argument list for grpc grows too long to link.
+/// A C library of the distribution: module map and static-inline shims only.
+///
+/// Its `link` lines replace pkg-config, whose argument list for grpc grows too long to link.
 func systemModule(_ name: String) -> Target { .systemLibrary(name: name) }
 
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
@@ -54,17 +57,24 @@ let package = Package(
         room("GRPCEngine", ["CGRPC", "CShims"]),
         room("SocketAcceptance", ["CShims", logging]),
         room("RemoteKMS", ["SecureMemory", logging]),
-        room("LocalProvider", path: "Sources/Providers/Local", ["RemoteKMS", "EnvelopeCrypto", "SecureMemory"]),
-        room("KeyService", ["KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "Observability", logging, metrics]),
+        room(
+            "LocalProvider", path: "Sources/Providers/Local", ["RemoteKMS", "EnvelopeCrypto", "SecureMemory"]),
+        room(
+            "KeyService",
+            ["KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "Observability", logging, metrics]),
         room(
             "RequestDecoding",
-            ["GRPCEngine", "KMSWire", "KeyService", "RemoteKMS", "SecureMemory", "Observability", logging, metrics]),
+            [
+                "GRPCEngine", "KMSWire", "KeyService", "RemoteKMS", "SecureMemory", "Observability", logging,
+                metrics,
+            ]),
         room("Configuration", ["CYAML"]),
         room("Observability", ["CSystemd", "CEvent", logging, metrics]),
         room(
             "Lifecycle",
             [
-                "CSystemd", "CShims", "GRPCEngine", "SocketAcceptance", "RequestDecoding", "KeyService", "Observability",
+                "CSystemd", "CShims", "GRPCEngine", "SocketAcceptance", "RequestDecoding", "KeyService",
+                "Observability",
                 logging, metrics, lifecycle,
             ]),
         room("Doctor", ["GRPCEngine", "KMSWire", "SecureMemory"]),
@@ -72,7 +82,8 @@ let package = Package(
             name: "kmsward",
             dependencies: [
                 "SecureMemory", "EnvelopeCrypto", "KMSWire", "GRPCEngine", "SocketAcceptance", "RemoteKMS",
-                "LocalProvider", "KeyService", "RequestDecoding", "Configuration", "Observability", "Lifecycle",
+                "LocalProvider", "KeyService", "RequestDecoding", "Configuration", "Observability",
+                "Lifecycle",
                 "Doctor", logging, metrics, lifecycle, argumentParser,
             ],
             swiftSettings: strict),
@@ -83,8 +94,11 @@ let package = Package(
         tests("GRPCEngine", ["CShims"]),
         tests("SocketAcceptance", ["CShims", logging]),
         tests("LocalProvider", ["RemoteKMS", "EnvelopeCrypto", "SecureMemory"]),
-        tests("KeyService", ["KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "LocalProvider", logging]),
-        tests("RequestDecoding", ["GRPCEngine", "KMSWire", "KeyService", "RemoteKMS", "SecureMemory", logging]),
+        tests(
+            "KeyService",
+            ["KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "LocalProvider", logging]),
+        tests(
+            "RequestDecoding", ["GRPCEngine", "KMSWire", "KeyService", "RemoteKMS", "SecureMemory", logging]),
         tests("Configuration", []),
         tests("Observability", [logging, metrics]),
         tests("Lifecycle", []),

@@ -92,8 +92,10 @@ public struct IncomingCall: ~Copyable, Sendable {
     }
 }
 
-/// Serves unary calls. Runs in tasks on the engine's thread: never block; cancellation of the task means that the
-/// caller has gone or its deadline has passed.
+/// Serves unary calls.
+///
+/// Runs in tasks on the engine's thread: never block; cancellation of the task means that the caller has gone
+/// or its deadline has passed.
 public protocol CallHandler: Sendable {
     /// Answers one call, or fails it with a status.
     func serve(_ call: consuming IncomingCall) async throws(CallFailure) -> ReplyBytes

@@ -63,7 +63,9 @@ private import Synchronization
         let continuation: CheckedContinuation<Void, Never>
     }
 
-    /// Makes a channel; it connects at the first call. The engine keeps it until `close()`. `messageBytes` bounds one message, in and out.
+    /// Makes a channel; it connects at the first call.
+    ///
+    /// The engine keeps it until `close()`. `messageBytes` bounds one message, in and out.
     public init(engine: EngineThread, target: Target, messageBytes: Int = 4 * 1024 * 1024) {
         self.engine = engine
         let name: String
@@ -105,8 +107,10 @@ private import Synchronization
         }
     }
 
-    /// Makes one call and waits for its reply, connecting first where needed. Fails with the server's status, with
-    /// DEADLINE_EXCEEDED at `deadline`, or with CANCELLED when the task is cancelled.
+    /// Makes one call and waits for its reply, connecting first where needed.
+    ///
+    /// Fails with the server's status, with DEADLINE_EXCEEDED at `deadline`, or with CANCELLED when the task
+    /// is cancelled.
     public func unary(
         _ path: String, _ request: consuming ReplyBytes, deadline: ContinuousClock.Instant
     ) async throws(CallFailure) -> MessageBytes {
@@ -150,7 +154,9 @@ private import Synchronization
         return message
     }
 
-    /// Closes the channel after the calls under way, each bounded by its own deadline, have ended. Call it once.
+    /// Closes the channel after the calls under way, each bounded by its own deadline, have ended.
+    ///
+    /// Call it once.
     public func close() async {
         precondition(!isClosed.exchange(true, ordering: .relaxed), "client closed twice")
         if !calls.isEmpty { await withCheckedContinuation { whenIdle = $0 } }

@@ -62,8 +62,10 @@ private import Synchronization
         }
     }
 
-    /// Ends the loop, joins the thread and shuts libgrpc down. Every server and client of this engine must have been
-    /// drained before, and no actor of it may be used after. Blocks; never call it from a task.
+    /// Ends the loop, joins the thread and shuts libgrpc down.
+    ///
+    /// Every server and client of this engine must have been drained before, and no actor of it may be used
+    /// after. Blocks; never call it from a task.
     public func stop() {
         precondition(!isCurrent, "the engine thread cannot join itself")
         let wasStopped = inbox.withLock { inbox in
@@ -110,8 +112,9 @@ private import Synchronization
 
     // MARK: Probes
 
-    /// Posts a wake-up whose only effect is that `answeredProbes` grows when the thread comes round to it. For the
-    /// stall guard and the watchdog. Does nothing after `stop()`.
+    /// Posts a wake-up whose only effect is that `answeredProbes` grows when the thread comes round to it.
+    ///
+    /// For the stall guard and the watchdog. Does nothing after `stop()`.
     public func postProbe() {
         let isStopped = inbox.withLock { $0.isStopped }
         if !isStopped { post(.probe) }
@@ -214,7 +217,9 @@ private func runEngine(_ context: UnsafeMutableRawPointer?) -> UnsafeMutableRawP
     return nil
 }
 
-/// An owner of tags. Called on the engine's thread only.
+/// An owner of tags.
+///
+/// Called on the engine's thread only.
 protocol CompletionSink: AnyObject, Sendable {
     func completed(_ tag: Tag, ok: Bool)
 }

@@ -39,8 +39,9 @@ private import Glibc
 @safe public struct ReplyBytes: ~Copyable, @unchecked Sendable {  // immutable after init; one owner
     private let bytes: UnsafeMutableRawBufferPointer
 
-    /// Makes a message of `count` bytes, zeroed, and lets `fill` write it. If `fill` throws, it is wiped and the error
-    /// passed on.
+    /// Makes a message of `count` bytes, zeroed, and lets `fill` write it.
+    ///
+    /// If `fill` throws, it is wiped and the error passed on.
     public init<F: Error>(count: Int, fill: (inout MutableRawSpan) throws(F) -> Void) throws(F) {
         let cell = unsafe wipedMemory(count: count)
         var span = unsafe MutableRawSpan(_unsafeBytes: cell)

@@ -40,7 +40,9 @@ private import Synchronization
         }
     }
 
-    /// Requests armed per method. More of them do not help in a flood (measured), fewer make calls queue in C-core.
+    /// Requests armed per method.
+    ///
+    /// More of them do not help in a flood (measured), fewer make calls queue in C-core.
     private static let armedPerMethod = 32
 
     /// The engine's thread.
@@ -87,9 +89,10 @@ private import Synchronization
         deinit { unsafe ksw_server_slot_free(storage) }
     }
 
-    /// Makes a server for `methods`; `IncomingCall.method` is the index into that list. Serves nothing before
-    /// `start()`, though connections may be handed in: their peers get SETTINGS, their calls wait. The engine keeps the
-    /// server until `drain(grace:)` has ended it.
+    /// Makes a server for `methods`; `IncomingCall.method` is the index into that list.
+    ///
+    /// Serves nothing before `start()`, though connections may be handed in: their peers get SETTINGS, their
+    /// calls wait. The engine keeps the server until `drain(grace:)` has ended it.
     public init(
         engine: EngineThread, methods: [Method], handler: any CallHandler, limits: Limits = Limits(),
         clock: any Clock<Duration> = ContinuousClock()
@@ -122,8 +125,10 @@ private import Synchronization
         }
     }
 
-    /// Takes over a connected, non-blocking stream socket. Callable from any thread; closes it if the server is
-    /// draining. libgrpc sends SETTINGS at once, and calls shutdown(2) before it closes.
+    /// Takes over a connected, non-blocking stream socket.
+    ///
+    /// Callable from any thread; closes it if the server is draining. libgrpc sends SETTINGS at once, and
+    /// calls shutdown(2) before it closes.
     public nonisolated func adopt(connection fd: Int32) {
         // The lock keeps a hand-over and the beginning of the drain apart; nothing below it takes a lock of ours.
         let isAdopted = isOpen.withLock { isOpen in
@@ -136,9 +141,11 @@ private import Synchronization
     /// Handlers running now.
     public nonisolated var callsInFlight: Int { inFlight.load(ordering: .relaxed) }
 
-    /// Stops serving: no new connection, GOAWAY to the peers; calls in flight may finish within `grace`, are cancelled
-    /// then, and given up after another `grace`. Returns whether all ended; if not, handlers are still running, the
-    /// engine must not be stopped, and the process can only exit.
+    /// Stops serving: no new connection, GOAWAY to the peers; calls in flight may finish within `grace`, are
+    /// cancelled then, and given up after another `grace`.
+    ///
+    /// Returns whether all ended; if not, handlers are still running, the engine must not be stopped, and the
+    /// process can only exit.
     public func drain(grace: Duration) async -> Bool {
         precondition(!isDraining, "server drained twice")
         isDraining = true

@@ -19,4 +19,3 @@ public struct Deadline: Sendable, Equatable {
         Deadline(min(instant - reserve, ContinuousClock.now + share))
     }
 }
-

@@ -34,8 +34,9 @@ public struct WrapContext: Sendable, Equatable {
     }
 }
 
-/// A key in a key-management service. Signs, calls, maps errors; nothing else: deadlines, retries, caches and health
-/// are the caller's.
+/// A key in a key-management service.
+///
+/// Signs, calls, maps errors; nothing else: deadlines, retries, caches and health are the caller's.
 public protocol Provider: Sendable {
     /// The provider's name in configuration and key_id: `local`, `jdcloud`, ...
     var name: String { get }

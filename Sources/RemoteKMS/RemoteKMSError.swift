@@ -1,6 +1,8 @@
 /// Why a key-management service did not do what was asked: one code per failure class, and one line for the operator.
 public struct RemoteKMSError: Error, Equatable {
-    /// The failure class. Each says what the plugin does about it.
+    /// The failure class.
+    ///
+    /// Each says what the plugin does about it.
     public enum Code: String, Sendable, CaseIterable {
         /// No answer in time.
         case deadlineExceeded
@@ -26,7 +28,9 @@ public struct RemoteKMSError: Error, Equatable {
 
     /// The failure class.
     public let code: Code
-    /// One line: what failed, for which key, why. No secret, no token, no URL with a query.
+    /// One line: what failed, for which key, why.
+    ///
+    /// No secret, no token, no URL with a query.
     public let summary: String
     /// One line: what to do about it; empty where there is nothing to do but wait.
     public let remedy: String

@@ -191,7 +191,8 @@ final class Gate: Sendable {
 }
 
 /// Accepts on a socket in a temporary directory and hands the descriptors on.
-@safe final class TestListener: @unchecked Sendable {  // immutable but for the thread, which init starts and stop joins
+@safe final class TestListener: @unchecked Sendable {
+    // Immutable but for the thread, which init starts and stop joins.
     let path: String
     private let directory: String
     private let listener: Int32
@@ -237,6 +238,6 @@ final class Gate: Sendable {
 
 private func acceptLoop(_ context: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
     // Balances passRetained in TestListener.init.
-    unsafe Unmanaged<TestListener>.fromOpaque(context!).takeRetainedValue().run()
+    if let context = unsafe context { unsafe Unmanaged<TestListener>.fromOpaque(context).takeRetainedValue().run() }
     return nil
 }

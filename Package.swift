@@ -69,7 +69,7 @@ let package = Package(
                 metrics,
             ]),
         room("Configuration", ["CYAML"]),
-        room("Observability", ["CSystemd", "CEvent", logging, metrics]),
+        room("Observability", ["CSystemd", "CEvent", "CShims", logging, metrics]),
         room(
             "Lifecycle",
             [

@@ -6,6 +6,7 @@
 #include <malloc.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
@@ -83,4 +84,15 @@ int ksw_set_memlock_limit(uint64_t soft) {
     if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return -1;
     limit.rlim_cur = soft;
     return setrlimit(RLIMIT_MEMLOCK, &limit);
+}
+
+int ksw_eventfd(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
+
+void ksw_error_text(int error, char *text, size_t size) {
+    // With _GNU_SOURCE this is the strerror_r that may return a text of its own.
+    const char *said = strerror_r(error, text, size);
+    if (said != text) {
+        strncpy(text, said, size - 1);
+        text[size - 1] = 0;
+    }
 }

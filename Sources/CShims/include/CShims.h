@@ -43,4 +43,11 @@ int ksw_memlock_limit(uint64_t *soft);
 /// setrlimit(RLIMIT_MEMLOCK), soft limit only.
 int ksw_set_memlock_limit(uint64_t soft);
 
+// --- wake-ups (Observability) ---
+
+/// eventfd(2), counting from 0, EFD_CLOEXEC | EFD_NONBLOCK.
+int ksw_eventfd(void);
+/// strerror_r(3): what errno says, on any thread. `size` is not 0.
+void ksw_error_text(int error, char *text, size_t size);
+
 #endif

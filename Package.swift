@@ -77,7 +77,7 @@ let package = Package(
                 "Observability",
                 logging, metrics, lifecycle,
             ]),
-        room("Doctor", ["GRPCEngine", "KMSWire", "SecureMemory"]),
+        room("Doctor", ["GRPCEngine", "KMSWire", "SecureMemory", "CShims"]),
         .executableTarget(
             name: "kmsward",
             dependencies: [

@@ -1,0 +1,79 @@
+private import CShims
+private import Glibc
+
+/// What can be known of a UNIX socket before a word is spoken over it.
+struct SocketProbe {
+    /// The process that listens.
+    struct Owner: Equatable {
+        var pid: Int32
+        var uid: UInt32
+    }
+
+    /// Why nobody can be reached, and what to do.
+    struct Problem: Error, Equatable {
+        var detail: String
+        var remedy: String
+    }
+
+    /// Connects to a path, or to an abstract name where `isAbstract`, and asks the kernel who listens.
+    static func connect(to path: String, isAbstract: Bool) throws(Problem) -> Owner {
+        let fd = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard fd >= 0 else { throw Problem(detail: "no socket can be made: \(text(errno))", remedy: "") }
+        defer { close(fd) }
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        let name = (isAbstract ? [0] : []) + Array(path.utf8)
+        guard name.count <= 107 else {
+            throw Problem(
+                detail: "the path has \(name.count) bytes; a socket's path has at most 107",
+                remedy: "use a shorter directory")
+        }
+        unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: name) }
+        let length = MemoryLayout<sa_family_t>.size + name.count + (isAbstract ? 0 : 1)
+        let connected = unsafe withUnsafePointer(to: &address) { pointer in
+            unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                unsafe Glibc.connect(fd, $0, socklen_t(length))
+            }
+        }
+        guard connected == 0 else { throw problem(errno, path) }
+        var owner = Owner(pid: 0, uid: 0)
+        var gid: gid_t = 0
+        unsafe _ = ksw_peer_credentials(fd, &owner.pid, &owner.uid, &gid)
+        return owner
+    }
+
+    /// Mode and owner of the socket file, for the report: `0600 0:0`.
+    static func permissions(of path: String) -> String? {
+        var status = stat()
+        guard unsafe lstat(path, &status) == 0 else { return nil }
+        let mode = String(status.st_mode & 0o7777, radix: 8)
+        return "mode \(String(repeating: "0", count: max(0, 4 - mode.count)) + mode), "
+            + "uid \(status.st_uid), gid \(status.st_gid)"
+    }
+
+    private static func problem(_ code: Int32, _ path: String) -> Problem {
+        switch code {
+        case ENOENT:
+            Problem(
+                detail: "there is no socket at \(path)",
+                remedy: "start the plugin, or give the path that its configuration names")
+        case ECONNREFUSED:
+            Problem(
+                detail: "nobody listens on \(path): a socket left behind by a process that was killed",
+                remedy: "start the plugin; it replaces such a socket by itself")
+        case EACCES, EPERM:
+            Problem(
+                detail: "this user may not connect to \(path) (\(permissions(of: path) ?? "not visible"))",
+                remedy: "run as root, or set socket.group to a group this user is in, with socket.mode \"0660\"")
+        case ENOTSOCK:
+            Problem(detail: "\(path) is not a socket", remedy: "give the path of the plugin's socket")
+        case EAGAIN:
+            Problem(
+                detail: "the backlog of \(path) is full: the plugin does not accept",
+                remedy: "look at the plugin's log; it may be hung")
+        default: Problem(detail: "cannot connect to \(path): \(text(code))", remedy: "")
+        }
+    }
+
+    private static func text(_ code: Int32) -> String { unsafe String(cString: strerror(code)) }
+}

@@ -1,0 +1,57 @@
+# What a person or a pipeline types. Each target installs what it needs and nothing more.
+
+SWIFT_BUILD = swift build --configuration release --static-swift-stdlib
+BINARY = .build/release/kmsward
+VENV = .build/venv
+RUN_DIR ?= .run
+
+.DEFAULT_GOAL := help
+.PHONY: help deps test-deps build run demo test unit-test end-to-end-test lint format reference bench sanitize clean
+
+help: ## Say what the targets do
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+deps: ## Install the Debian packages that the daemon is built with
+	@ops/dev/install-packages build
+
+test-deps: deps ## Install what the tests need besides
+	@ops/dev/install-packages test
+	@ops/dev/python-environment $(VENV)
+
+build: deps ## Build the daemon: .build/release/kmsward
+	$(SWIFT_BUILD) --product kmsward
+
+run: build ## Serve with an embedded key, in the foreground; state in .run/
+	$(BINARY) serve --dev --run-dir $(RUN_DIR)
+
+demo: build ## Serve, play the API server once through both APIs, show each step, end
+	@ops/dev/demo $(BINARY)
+
+test: unit-test end-to-end-test ## Run every test
+
+unit-test: test-deps
+	KMSWARD_PYTHON=$(CURDIR)/$(VENV)/bin/python swift test
+
+end-to-end-test: build test-deps
+	KMSWARD_BIN=$(CURDIR)/$(BINARY) $(VENV)/bin/python -m pytest -q Tests/EndToEnd
+
+lint: ## Check format, imports and stray files
+	swift format lint --strict --configuration .swift-format --recursive Package.swift Sources Tests
+	@ops/dev/check-tree
+
+format: ## Format the sources in place
+	swift format --in-place --configuration .swift-format --recursive Package.swift Sources Tests
+
+reference: build ## Write the generated pages of docs/ anew
+	$(BINARY) config reference > docs/configuration.md
+
+bench: build test-deps ## Compare with grpc-go and with an inline C-core echo; prints a table
+	@ops/dev/install-packages bench
+	KMSWARD_BIN=$(CURDIR)/$(BINARY) $(VENV)/bin/python ops/bench/run
+
+sanitize: test-deps ## Run the tests under the thread and address sanitizers
+	@ops/dev/sanitize thread
+	@ops/dev/sanitize address
+
+clean: ## Remove what was built
+	rm -rf .build .build-*

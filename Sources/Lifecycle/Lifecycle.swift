@@ -1,1 +1,0 @@
-// Lifecycle: placeholder of the skeleton, replaced by the room itself.

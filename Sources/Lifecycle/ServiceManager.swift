@@ -1,0 +1,48 @@
+// Lifecycle: the order in which the daemon starts and stops, and what it tells the service manager about it. Each
+// long-lived room becomes one service of a group; the group's order is the start order, reversed for the stop.
+
+private import CSystemd
+
+/// What the daemon tells whoever started it.
+///
+/// Outside systemd every call does nothing.
+public protocol ServiceManager: Sendable {
+    /// The first verdict on the keys is there, or its bounded wait is over.
+    func ready(status: String)
+    /// One line that an operator reads in `systemctl status`.
+    func status(_ line: String)
+    /// The stop has begun.
+    func stopping()
+    /// The daemon is alive; only to be sent when that has been proven.
+    func watchdog()
+    /// How often `watchdog()` must be called; nil if nobody watches.
+    var watchdogInterval: Duration? { get }
+}
+
+/// systemd, by NOTIFY_SOCKET and WATCHDOG_USEC.
+public struct Systemd: ServiceManager {
+    /// The interval that systemd asks for.
+    public let watchdogInterval: Duration?
+
+    /// Reads the environment once.
+    public init() {
+        var microseconds: UInt64 = 0
+        let isWatched = unsafe sd_watchdog_enabled(0, &microseconds) > 0
+        watchdogInterval = isWatched ? .microseconds(Int64(clamping: microseconds)) : nil
+    }
+
+    public func ready(status: String) { notify("READY=1\nSTATUS=\(Self.oneLine(status))") }
+    public func status(_ line: String) { notify("STATUS=\(Self.oneLine(line))") }
+    public func stopping() { notify("STOPPING=1\nSTATUS=stopping") }
+    public func watchdog() { notify("WATCHDOG=1") }
+
+    private func notify(_ state: String) {
+        // A service manager that is not there, or does not read, is no reason to stop serving.
+        _ = unsafe sd_notify(0, state)
+    }
+
+    /// A newline would begin another assignment.
+    private static func oneLine(_ text: String) -> String {
+        String(text.map { $0.isNewline ? " " : $0 })
+    }
+}

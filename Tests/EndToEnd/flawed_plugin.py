@@ -50,10 +50,7 @@ class FlawedPlugin:
         self.server.stop(None)
 
     def _seal(self, plaintext, bound):
-        if self.defect == "deterministic":
-            nonce = bytes(12)
-        else:
-            nonce = os.urandom(12)
+        nonce = bytes(12) if self.defect == "deterministic" else os.urandom(12)
         if self.defect == "unauthenticated":
             return nonce + self._ctr(nonce, plaintext)
         return nonce + AESGCM(self.key).encrypt(nonce, plaintext, bound)

@@ -12,8 +12,9 @@ import sys
 import time
 
 import h2wire
-from h2wire import ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE
-from h2wire import frame, framed
+from h2wire import (
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, framed,
+)  # fmt: skip
 
 MESSAGE = framed(b"\x0a\x20" + bytes(32))  # a v2 EncryptRequest of 32 bytes
 BLOCK = h2wire.header_block(h2wire.request_headers("/v2.KeyManagementService/Encrypt"))
@@ -68,7 +69,9 @@ def random_frames():
     source = random.Random(1)
     while True:
         yield b"".join(
-            frame(source.randrange(12), source.randrange(256), source.randrange(9), source.randbytes(source.randrange(40)))
+            frame(
+                source.randrange(12), source.randrange(256), source.randrange(9), source.randbytes(source.randrange(9))
+            )
             for _ in range(50)
         )
 

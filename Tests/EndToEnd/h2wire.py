@@ -1,5 +1,6 @@
 """HTTP/2 over a UNIX socket by hand: exact headers, half-sent calls, and frames that no library would send."""
 
+import contextlib
 import socket
 import struct
 import time
@@ -144,10 +145,8 @@ class Connection:
                 outcome.ended = True
             elif isinstance(event, h2.events.StreamEnded):
                 outcome.ended = True
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.flush()
-        except (BrokenPipeError, ConnectionResetError):
-            pass
         return True
 
     def wait(self, *streams):

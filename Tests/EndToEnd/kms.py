@@ -15,8 +15,8 @@ TIMEOUT = 10.0
 
 def _compile_protos():
     """Compiles every .proto of the wire room; returns {package: pb2 module}."""
-    from grpc_tools import protoc
     import grpc_tools
+    from grpc_tools import protoc
 
     root = REPOSITORY / "Sources" / "KMSWire"
     sources = sorted(root.rglob("*.proto"))
@@ -98,9 +98,7 @@ class KMS:
         return self._call(self._encrypt, v2.EncryptRequest(plaintext=plaintext, uid=uid), **kwargs)
 
     def decrypt(self, ciphertext, key_id, annotations=None, uid="", **kwargs):
-        request = v2.DecryptRequest(
-            ciphertext=ciphertext, key_id=key_id, uid=uid, annotations=dict(annotations or {})
-        )
+        request = v2.DecryptRequest(ciphertext=ciphertext, key_id=key_id, uid=uid, annotations=dict(annotations or {}))
         return self._call(self._decrypt, request, **kwargs).plaintext
 
     def open(self, sealed, **kwargs):

@@ -82,11 +82,10 @@ def witnessed(daemon, peak=PEAK, left=LEFT):
 
 def say_and_listen(path, data, read=True):
     """Sends bytes, then reads until the server hangs up or is silent for a moment."""
-    with h2wire.connect(path, timeout=0.3) as peer:
-        with contextlib.suppress(OSError):
-            peer.sendall(data)
-            while read and peer.recv(65536):
-                pass
+    with h2wire.connect(path, timeout=0.3) as peer, contextlib.suppress(OSError):
+        peer.sendall(data)
+        while read and peer.recv(65536):
+            pass
 
 
 # ---- bytes that are no HTTP/2, or bad HTTP/2 -----------------------------------------------------------------------

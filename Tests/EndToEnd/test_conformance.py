@@ -133,9 +133,9 @@ def test_c6_replies_fit_with_the_longest_names(start, key_file, suite):
     with one.kms() as kms:
         contract.round_trip(kms)
         contract.v1_served(kms)
-        assert set(kms.status().key_id) <= set(
-            "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
-        ), "key_id has characters that are not plainly printable"
+        assert set(kms.status().key_id) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."), (
+            "key_id has characters that are not plainly printable"
+        )
 
 
 @pytest.mark.parametrize("size", [0, 1, 4, 15, 16, 24, 31, 32, 33, 64, 255, 256, 1024, 4096, 65000])
@@ -762,7 +762,12 @@ def _greeted_as(path, user, group):
         "sys.exit(0 if len(data)==9 and data[3]==4 else 3)\n"
     )
     done = subprocess.run(
-        ["/usr/bin/python3", "-I", "-c", program, path], user=user, group=group, extra_groups=[], timeout=30, check=False
+        ["/usr/bin/python3", "-I", "-c", program, path],
+        user=user,
+        group=group,
+        extra_groups=[],
+        timeout=30,
+        check=False,
     )
     assert done.returncode in (0, 3), f"the probe itself failed: {done.returncode}"
     return done.returncode == 0
@@ -1122,5 +1127,3 @@ def test_dev_serves_from_an_empty_directory(folder):
         if process.poll() is None:
             process.kill()
             process.wait()
-
-

@@ -79,9 +79,7 @@ def test_of_two_instances_started_at_once_exactly_one_serves(prepare, folder):
 def test_a_full_disk_leaves_no_half_key_file(folder):
     done = in_small_mount(
         folder,
-        f'{FILL}\n'
-        'set +e; "$KMSWARD" key init --file "$SMALL/new.keys"; code=$?\n'
-        'ls -A "$SMALL"; exit $code',
+        f'{FILL}\nset +e; "$KMSWARD" key init --file "$SMALL/new.keys"; code=$?\nls -A "$SMALL"; exit $code',
     )
     assert done.returncode == 1, done
     assert "new.keys" in done.stderr, done.stderr
@@ -94,7 +92,7 @@ def test_a_full_disk_while_adding_a_version_leaves_the_key_file_as_it_was(folder
     done = in_small_mount(
         folder,
         f'cp -p "{key_file.path}" "$SMALL/local.keys"\n{FILL}\n'
-        'set +e\n'
+        "set +e\n"
         'for verb in add activate; do "$KMSWARD" key $verb --file "$SMALL/local.keys"; echo "code $?"; done\n'
         f'cmp "{key_file.path}" "$SMALL/local.keys" && echo unchanged\n'
         'ls -A "$SMALL"',
@@ -107,9 +105,7 @@ def test_a_full_disk_while_adding_a_version_leaves_the_key_file_as_it_was(folder
 
 @needs_root
 def test_a_read_only_directory_for_the_key_file_is_named(folder):
-    done = in_small_mount(
-        folder, 'mount -o remount,ro "$SMALL"\n"$KMSWARD" key init --file "$SMALL/new.keys"'
-    )
+    done = in_small_mount(folder, 'mount -o remount,ro "$SMALL"\n"$KMSWARD" key init --file "$SMALL/new.keys"')
     assert done.returncode == 1, done
     assert "new.keys" in done.stderr and re.search(r"[Rr]ead-only|EROFS", done.stderr), done.stderr
 
@@ -135,7 +131,10 @@ def test_a_read_only_directory_for_the_socket_is_named(prepare, folder):
 @needs_root
 @pytest.mark.parametrize(
     ("fault", "then"),
-    [("read-only", 'mount -o remount,ro "{place}"'), ("full", 'dd if=/dev/zero of="{place}/f" bs=4096 2>/dev/null || true')],
+    [
+        ("read-only", 'mount -o remount,ro "{place}"'),
+        ("full", 'dd if=/dev/zero of="{place}/f" bs=4096 2>/dev/null || true'),
+    ],
 )
 def test_a_state_directory_that_cannot_be_written_stops_no_service(prepare, folder, key_file, fault, then):
     place = folder / "state"

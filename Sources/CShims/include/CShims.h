@@ -20,6 +20,69 @@ int ksw_dup_cloexec(int fd);
 /// ioctl(FIONREAD): bytes the process has not read yet.
 int ksw_unread_bytes(int fd);
 
+// --- listening and polling (SocketAcceptance) ---
+
+/// socket(2): AF_UNIX, SOCK_STREAM, non-blocking, close-on-exec.
+int ksw_unix_socket(void);
+/// bind(2) to `name`, of `length` bytes: a path, or the part of an abstract name behind its '@'. Too long: ENAMETOOLONG.
+int ksw_unix_bind(int fd, const char *name, size_t length, int is_abstract);
+/// connect(2), addressed like ksw_unix_bind.
+int ksw_unix_connect(int fd, const char *name, size_t length, int is_abstract);
+/// getsockname(2): writes at most `capacity` bytes, a leading '@' for an abstract name; returns the count (0: unnamed).
+ssize_t ksw_unix_name(int fd, char *out, size_t capacity);
+/// 1 if the descriptor is a UNIX stream socket that listens, 0 if it is something else.
+int ksw_is_unix_listener(int fd);
+/// fcntl: O_NONBLOCK and FD_CLOEXEC set.
+int ksw_prepare_descriptor(int fd);
+
+/// openat(2) with O_PATH | O_NOFOLLOW | O_CLOEXEC, O_DIRECTORY without O_NOFOLLOW if `is_directory`.
+int ksw_open_path(int directory, const char *path, int is_directory);
+/// fchownat(2) with AT_EMPTY_PATH on an O_PATH descriptor; (uid_t)-1 and (gid_t)-1 leave as is.
+int ksw_change_owner(int path_fd, uid_t uid, gid_t gid);
+/// chmod(2) of the very inode behind an O_PATH descriptor, through /proc.
+int ksw_change_mode(int path_fd, mode_t mode);
+/// renameat2(2) with RENAME_NOREPLACE in one directory; where the file system lacks it, EINVAL.
+int ksw_rename_new(int directory, const char *from, const char *to);
+/// openat(2) with O_CREAT | O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC.
+int ksw_open_lock(int directory, const char *name, mode_t mode);
+
+/// getpwnam_r(3): 0 found, 1 no such user, -1 failed.
+int ksw_user_id(const char *name, uid_t *uid);
+/// getgrnam_r(3): 0 found, 1 no such group, -1 failed.
+int ksw_group_id(const char *name, gid_t *gid);
+
+/// What ksw_poll_wait reports about one descriptor; `tag` is what it was added with.
+typedef struct {
+    uint64_t tag;
+    uint32_t events;
+} ksw_poll_event;
+
+/// EPOLLIN, level-triggered.
+extern const uint32_t ksw_poll_readable;
+/// EPOLLIN | EPOLLRDHUP | EPOLLET.
+extern const uint32_t ksw_poll_arrivals;
+/// EPOLLHUP | EPOLLERR, which are always reported, and EPOLLRDHUP.
+extern const uint32_t ksw_poll_ended;
+
+/// epoll_create1(EPOLL_CLOEXEC).
+int ksw_poll_new(void);
+/// epoll_ctl(EPOLL_CTL_ADD); events 0 asks for hang-up and error only.
+int ksw_poll_add(int poll, int fd, uint32_t events, uint64_t tag);
+/// epoll_ctl(EPOLL_CTL_DEL).
+int ksw_poll_remove(int poll, int fd);
+/// epoll_wait(2).
+int ksw_poll_wait(int poll, ksw_poll_event *events, int capacity, int timeout_ms);
+/// 1 if poll(2) says POLLHUP or POLLERR right now.
+int ksw_is_hung_up(int fd);
+/// eventfd(2): non-blocking, close-on-exec.
+int ksw_waker_new(void);
+/// Makes the eventfd readable.
+void ksw_waker_post(int waker);
+/// Makes it unreadable again.
+void ksw_waker_clear(int waker);
+/// Blocks every signal in the calling thread.
+void ksw_block_signals(void);
+
 // --- process (SecureMemory, Lifecycle) ---
 
 /// prctl(PR_SET_DUMPABLE).

@@ -1,1 +1,0 @@
-// SocketAcceptance: placeholder of the skeleton, replaced by the room itself.

@@ -1,0 +1,463 @@
+private import CShims
+private import Glibc
+public import Logging
+
+/// Accepts connections, checks who sends them, and hands those that speak HTTP/2 to the engine.
+///
+/// Runs on a thread of its own, "acceptor", that is also its executor: its methods never block, and neither may the
+/// closures given to it. Every acceptor must be ended with `close()`.
+public actor SocketAcceptor {
+    /// Limits.
+    public struct Settings: Sendable {
+        /// Connections served at a time.
+        public var maxConnections: Int
+        /// Connections waiting for their preface at a time; one more drops the oldest.
+        public var maxPending: Int
+        /// How long a connection may take to send its preface.
+        public var handshakeTimeout: Duration
+        /// How often the engine is asked for a sign of life while there are connections.
+        public var tick: Duration
+        /// How long accepting pauses when descriptors run out, unless a connection ends before.
+        public var pause: Duration
+
+        /// The defaults, or others.
+        public init(
+            maxConnections: Int = 128, maxPending: Int = 64, handshakeTimeout: Duration = .seconds(10),
+            tick: Duration = .milliseconds(100), pause: Duration = .seconds(1)
+        ) {
+            self.maxConnections = maxConnections
+            self.maxPending = maxPending
+            self.handshakeTimeout = handshakeTimeout
+            self.tick = tick
+            self.pause = pause
+        }
+    }
+
+    private typealias ID = Admission.ID
+
+    /// A listening socket with the peers it admits.
+    ///
+    /// A class, because a dictionary cannot hold the socket itself.
+    private final class Listener {
+        var socket: ListeningSocket?
+        let descriptor: Int32
+        let address: String
+        let policy: PeerPolicy
+
+        init(_ socket: consuming ListeningSocket, policy: PeerPolicy) {
+            descriptor = socket.descriptor.number
+            address = socket.address
+            self.policy = policy.admitting(group: socket.group)
+            self.socket = consume socket
+        }
+    }
+
+    /// Waits for its preface; we own the descriptor.
+    private struct Pending {
+        let descriptor: Int32
+        let peer: PeerCredentials
+        var isWatched = false
+    }
+
+    /// Handed over; we own a copy of the descriptor, to see the end.
+    private struct Served {
+        let copy: Int32
+        let peer: PeerCredentials
+        var isCut = false
+    }
+
+    /// The executor, which the runtime does not keep alive.
+    private let thread: PollThread
+    private let settings: Settings
+    private let policy: PeerPolicy
+    private let engine: any EngineProgress
+    private let observer: (any AcceptanceObserver)?
+    private let logger: Logger
+    private let elapsed: @Sendable () -> Duration
+    private let handOver: @Sendable (consuming AcceptedConnection) -> Void
+
+    private var listeners: [ID: Listener] = [:]
+    private var pending: [ID: Pending] = [:]
+    private var served: [ID: Served] = [:]
+    private var nextID: ID = 0
+    private var admission: Admission
+    private var guardian: StallGuard
+    private var refusals = RefusalLog()
+    private var numbers = AcceptanceCounts()
+    private var isLimitLogged = false
+    private var isStallLogged = false
+    private var pauseLoggedAt: Duration?
+    private var lastTick: Duration?
+    private var resumeAt: Duration?
+    private var isStopped = false
+
+    /// Runs on its own thread.
+    public nonisolated var unownedExecutor: UnownedSerialExecutor { unsafe thread.asUnownedSerialExecutor() }
+
+    /// Starts the thread; nothing is accepted before `accept(from:)`.
+    ///
+    /// `handOver` is called on the acceptor's thread and must return at once: a stalled engine must not stall the guard that
+    /// watches it. It is not called any more once `stopAccepting` has returned.
+    public init(
+        settings: Settings = Settings(), policy: PeerPolicy, engine: any EngineProgress,
+        observer: (any AcceptanceObserver)? = nil, logger: Logger,
+        clock: some Clock<Duration> = SuspendingClock(),
+        handOver: @escaping @Sendable (consuming AcceptedConnection) -> Void
+    ) throws(SocketFailure) {
+        let start = clock.now
+        elapsed = { start.duration(to: clock.now) }
+        self.settings = settings
+        self.policy = policy
+        self.engine = engine
+        self.observer = observer
+        self.logger = logger
+        self.handOver = handOver
+        admission = Admission(
+            maxConnections: settings.maxConnections, maxPending: settings.maxPending,
+            handshakeTimeout: settings.handshakeTimeout)
+        guardian = StallGuard(interval: settings.tick)
+        thread = try PollThread(named: "acceptor")
+        if let warning = policy.warning { logger.warning("\(warning)") }
+        try thread.start(sink: self)
+    }
+
+    // MARK: Life
+
+    /// Begins to accept.
+    ///
+    /// Refuses an abstract socket if the policy lists nobody.
+    public func accept(from socket: consuming ListeningSocket) throws(SocketFailure) {
+        guard !socket.isAbstract || policy.isExplicit else {
+            throw SocketFailure(
+                .allowListRequired,
+                "cannot listen on \(socket.address): an abstract socket has no permissions; "
+                    + "list who may use it, such as allow: { uids: [0] }, or use a path")
+        }
+        guard !isStopped else {
+            throw SocketFailure(.system, "cannot listen on \(socket.address): the acceptor has been stopped")
+        }
+        for warning in socket.warnings { logger.warning("\(warning)") }
+        let listener = Listener(socket, policy: policy)
+        let id = newID()
+        guard thread.watch(listener.descriptor, .readable, tag: id) else {
+            throw SocketFailure(
+                .system, "cannot poll \(listener.address): \(SocketFailure.text(of: errno))")
+        }
+        listeners[id] = listener
+        logger.info("listening", metadata: ["socket": "\(listener.address)"])
+    }
+
+    /// Begins the drain: no connection is accepted or handed over from now on; those handed over go on.
+    ///
+    /// Our own file is removed at once, so that a client gets an error instead of waiting in a queue that nobody empties,
+    /// and a successor can bind while we drain. An adopted socket keeps its queue for the successor.
+    public func stopAccepting() {
+        isStopped = true
+        for listener in listeners.values {
+            thread.unwatch(listener.descriptor)
+            listener.socket.take()?.withdraw()
+        }
+        listeners.removeAll()
+        resumeAt = nil
+        numbers.isPaused = false
+        for id in Array(pending.keys) { drop(id) }
+    }
+
+    /// Stops accepting, forgets the connections (the engine owns them) and ends the thread.
+    public nonisolated func close() async {
+        await end()
+        thread.join()  // the thread has nothing left to do but to return
+    }
+
+    private func end() {
+        stopAccepting()
+        for connection in served.values { forget(connection) }
+        served.removeAll()
+        thread.stop()
+    }
+
+    /// Numbers of this moment.
+    public var counts: AcceptanceCounts {
+        var counts = numbers
+        counts.connections = served.count
+        counts.pending = pending.count
+        counts.isEngineStalled = guardian.isStalled
+        return counts
+    }
+
+    // MARK: Events
+
+    /// Acts on what is due by the clock; the thread does so by itself, unless the clock is a test's.
+    func actOnTime() {
+        let now = elapsed()
+        for id in admission.expire(at: now) { refuse(id, .handshakeTimeout) }
+        if let due = resumeAt, due <= now { resumeAccepting() }
+        if let last = lastTick, last + settings.tick <= now { tick(at: now, elapsed: now - last) }
+    }
+
+    private var nextInstant: Duration? {
+        [admission.nextDeadline, resumeAt, lastTick.map { $0 + settings.tick }].compactMap(\.self).min()
+    }
+
+    fileprivate func timeout() -> Int32 {
+        guard let next = nextInstant else { return -1 }
+        let milliseconds = (next - elapsed()) / .milliseconds(1)
+        return Int32(min(max(0, milliseconds.rounded(.up)), 60_000))
+    }
+
+    fileprivate func act(on events: [PollThread.Event]) {
+        // The dead first: their places may be what the others wait for.
+        for event in events where served[event.tag] != nil { ended(event.tag) }
+        for event in events where pending[event.tag] != nil { judge(event.tag, hasEnded: event.hasEnded) }
+        for event in events { if let listener = listeners[event.tag] { acceptAll(from: listener, event) } }
+        actOnTime()
+    }
+
+    private func newID() -> ID {
+        nextID += 1
+        return nextID
+    }
+
+    // MARK: Accepting
+
+    private func acceptAll(from listener: Listener, _ event: PollThread.Event) {
+        for _ in 0..<64 {  // then let the other events have their turn; what is left is reported again
+            let descriptor = ksw_accept(listener.descriptor)
+            if descriptor >= 0 {
+                arrived(descriptor, at: listener)
+                if resumeAt != nil { return }
+                continue
+            }
+            switch errno {
+            case EAGAIN: return
+            case EMFILE, ENFILE, ENOMEM, ENOBUFS: return pauseAccepting(errno)
+            case EINVAL, EBADF, ENOTSOCK, EOPNOTSUPP: return abandon(listener, event.tag, errno)
+            default: continue  // that one connection failed
+            }
+        }
+    }
+
+    private func arrived(_ descriptor: Int32, at listener: Listener) {
+        guard let peer = PeerCredentials(of: descriptor) else {
+            Glibc.close(descriptor)
+            return
+        }
+        guard listener.policy.admits(peer, groups: { PeerCredentials.groups(of: descriptor) }) else {
+            Glibc.close(descriptor)
+            return note(.uid, peer)
+        }
+        let id = newID()
+        pending[id] = Pending(descriptor: descriptor, peer: peer)
+        if let dropped = admission.arrived(id, at: elapsed()) { refuse(dropped, .limit) }
+        judge(id, hasEnded: false)
+        guard let waiting = pending[id] else { return }
+        guard thread.watch(waiting.descriptor, .arrivals, tag: id) else { return refuse(id, .limit) }
+        pending[id]?.isWatched = true
+    }
+
+    private func judge(_ id: ID, hasEnded: Bool) {
+        guard let connection = pending[id] else { return }
+        var bytes = [UInt8](repeating: 0, count: Preface.bytes.count)
+        let count = unsafe bytes.withUnsafeMutableBytes {
+            unsafe recv(connection.descriptor, $0.baseAddress, $0.count, Int32(MSG_PEEK))
+        }
+        if count < 0, errno == EAGAIN || errno == EINTR {
+            if hasEnded { abandoned(id) }
+            return
+        }
+        guard count > 0 else { return abandoned(id) }
+        switch Preface(judging: bytes.prefix(count)) {
+        case .complete: serve(id)
+        case .foreign: refuse(id, .notHTTP2)
+        case .partial: if hasEnded { abandoned(id) }
+        }
+    }
+
+    private func serve(_ id: ID) {
+        guard let connection = pending[id] else { return }
+        if admission.isFull { sweep() }
+        switch admission.prefaceComplete(id) {
+        case .ignore: return
+        case .refuse: return refuse(id, .limit)
+        case .handOver: break
+        }
+        let copy = ksw_dup_cloexec(connection.descriptor)
+        guard copy >= 0, thread.watch(copy, .endOnly, tag: id) else {
+            let number = errno
+            if copy >= 0 { Glibc.close(copy) }
+            refuse(id, .limit)
+            return pauseAccepting(number)
+        }
+        if connection.isWatched { thread.unwatch(connection.descriptor) }
+        pending[id] = nil
+        served[id] = Served(copy: copy, peer: connection.peer)
+        numbers.accepted += 1
+        if lastTick == nil { lastTick = elapsed() }
+        observer?.connectionAccepted()
+        observer?.connectionsChanged(to: served.count)
+        logger.debug("accepted a connection", metadata: Self.metadata(connection.peer))
+        handOver(AcceptedConnection(adopting: connection.descriptor, peer: connection.peer))
+    }
+
+    // MARK: Ends
+
+    /// Looks for dead connections whose end was not reported yet, before one more is refused for want of a place.
+    private func sweep() {
+        for (id, connection) in served where ksw_is_hung_up(connection.copy) == 1 { ended(id) }
+    }
+
+    /// A served connection is over.
+    private func ended(_ id: ID) {
+        guard let connection = served.removeValue(forKey: id) else { return }
+        forget(connection)
+        _ = admission.ended(id)
+        if served.count <= settings.maxConnections / 2 { isLimitLogged = false }
+        if served.isEmpty {
+            lastTick = nil
+            guardian.rest()
+        }
+        observer?.connectionsChanged(to: served.count)
+        resumeAccepting()
+    }
+
+    private func forget(_ connection: Served) {
+        thread.unwatch(connection.copy)
+        Glibc.close(connection.copy)
+    }
+
+    private func abandoned(_ id: ID) {
+        drop(id)
+        numbers.abandoned += 1
+        observer?.connectionAbandoned()
+    }
+
+    /// Closes a waiting connection.
+    @discardableResult
+    private func drop(_ id: ID) -> PeerCredentials? {
+        guard let connection = pending.removeValue(forKey: id) else { return nil }
+        _ = admission.ended(id)
+        if connection.isWatched { thread.unwatch(connection.descriptor) }
+        Glibc.close(connection.descriptor)
+        resumeAccepting()
+        return connection.peer
+    }
+
+    private func refuse(_ id: ID, _ reason: RefusalReason) {
+        guard let peer = drop(id) else { return }
+        note(reason, peer)
+    }
+
+    private func note(_ reason: RefusalReason, _ peer: PeerCredentials) {
+        numbers.refused[reason, default: 0] += 1
+        observer?.connectionRefused(reason)
+        switch reason {
+        case .limit:
+            guard !isLimitLogged else { return }
+            isLimitLogged = true
+            logger.warning(
+                "refusing connections: too many; raise socket.max_connections or find out who opens them",
+                metadata: Self.metadata(peer))
+        case .uid, .handshakeTimeout, .notHTTP2:
+            let decision = refusals.refused(reason, uid: peer.uid)
+            guard decision != .countOnly else { return }
+            logger.warning(Self.message(reason), metadata: Self.metadata(peer, remedy: reason == .uid))
+            if decision == .logAsLast {
+                logger.warning("further refusals of other users are counted, not logged")
+            }
+        case .stalled: break  // logged where it happens, with the bytes
+        }
+    }
+
+    private static func message(_ reason: RefusalReason) -> Logger.Message {
+        switch reason {
+        case .uid: "refused a connection: this user is not allowed; if it should be, add the line shown"
+        case .handshakeTimeout: "closed a connection that did not begin to speak HTTP/2 in time"
+        case .notHTTP2: "closed a connection that does not speak HTTP/2 (gRPC without TLS)"
+        case .limit, .stalled: "closed a connection"
+        }
+    }
+
+    private static func metadata(_ peer: PeerCredentials, remedy: Bool = false) -> Logger.Metadata {
+        var metadata: Logger.Metadata = ["pid": "\(peer.pid)", "uid": "\(peer.uid)", "gid": "\(peer.gid)"]
+        if remedy { metadata["configuration"] = "allow: { uids: [\(peer.uid)] }" }
+        return metadata
+    }
+
+    // MARK: Shortage
+
+    /// Leaves clients in the queue for a while, instead of spinning on a call that cannot succeed.
+    private func pauseAccepting(_ number: Int32) {
+        guard resumeAt == nil, !isStopped else { return }
+        for listener in listeners.values { thread.unwatch(listener.descriptor) }
+        resumeAt = elapsed() + settings.pause
+        numbers.isPaused = true
+        numbers.pauses += 1
+        observer?.acceptingPaused(true)
+        if pauseLoggedAt.map({ elapsed() - $0 >= .seconds(60) }) ?? true {
+            pauseLoggedAt = elapsed()
+            logger.error(
+                "cannot accept connections for now: raise LimitNOFILE= (or memory) of the daemon",
+                metadata: ["reason": "\(SocketFailure.text(of: number))"])
+        }
+    }
+
+    private func resumeAccepting() {
+        guard resumeAt != nil else { return }
+        resumeAt = nil
+        numbers.isPaused = false
+        for (id, listener) in listeners where !thread.watch(listener.descriptor, .readable, tag: id) {
+            numbers.isPaused = true
+            resumeAt = elapsed() + settings.pause
+        }
+        if !numbers.isPaused { observer?.acceptingPaused(false) }
+    }
+
+    private func abandon(_ listener: Listener, _ id: ID, _ number: Int32) {
+        thread.unwatch(listener.descriptor)
+        listener.socket.take()?.withdraw()
+        listeners[id] = nil
+        logger.critical(
+            "no longer listening: the socket was shut down from outside; restart the daemon",
+            metadata: ["socket": "\(listener.address)", "reason": "\(SocketFailure.text(of: number))"])
+    }
+
+    // MARK: Stall guard
+
+    private func tick(at now: Duration, elapsed: Duration) {
+        lastTick = now
+        let action = guardian.tick(answered: engine.answeredWakes, elapsed: elapsed)
+        if !guardian.isStalled { isStallLogged = false }
+        switch action {
+        case .none: break
+        case .postWake: engine.postWake()
+        case .cutLargest: cutLargest()
+        }
+    }
+
+    private func cutLargest() {
+        let candidates = served.filter { !$0.value.isCut }.map {
+            (id: $0.key, unread: ksw_unread_bytes($0.value.copy))
+        }
+        guard let worst = candidates.max(by: { $0.unread < $1.unread }),
+            worst.unread > StallGuard.suspiciousBytes,
+            let peer = served[worst.id]?.peer
+        else {
+            if !isStallLogged { logger.error("the engine does not answer, and no connection looks guilty") }
+            isStallLogged = true
+            return
+        }
+        served[worst.id]?.isCut = true
+        if let copy = served[worst.id]?.copy { shutdown(copy, Int32(SHUT_RDWR)) }
+        numbers.refused[.stalled, default: 0] += 1
+        observer?.connectionRefused(.stalled)
+        var metadata = Self.metadata(peer)
+        metadata["unread_bytes"] = "\(worst.unread)"
+        logger.error("cut a connection that kept the engine from serving the others", metadata: metadata)
+    }
+}
+
+extension SocketAcceptor: PollSink {
+    nonisolated func pollTimeout() -> Int32 { assumeIsolated { $0.timeout() } }
+
+    nonisolated func polled(_ events: [PollThread.Event]) { assumeIsolated { $0.act(on: events) } }
+}

@@ -47,10 +47,10 @@ public struct AcceptedConnection: ~Copyable, Sendable {
 ///
 /// Both are called on the acceptor's thread and return at once.
 public protocol EngineProgress: Sendable {
-    /// Asks the engine's thread to count one more answered wake when it comes round.
-    func postWake()
-    /// How many wakes the engine's thread has answered.
-    var answeredWakes: UInt64 { get }
+    /// Asks the engine's thread to count one more answered probe when it comes round.
+    func postProbe()
+    /// How many probes the engine's thread has answered.
+    var answeredProbes: UInt64 { get }
 }
 
 /// Hears what the acceptor does, for metrics.

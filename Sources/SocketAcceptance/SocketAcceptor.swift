@@ -425,11 +425,11 @@ public actor SocketAcceptor {
 
     private func tick(at now: Duration, elapsed: Duration) {
         lastTick = now
-        let action = guardian.tick(answered: engine.answeredWakes, elapsed: elapsed)
+        let action = guardian.tick(answered: engine.answeredProbes, elapsed: elapsed)
         if !guardian.isStalled { isStallLogged = false }
         switch action {
         case .none: break
-        case .postWake: engine.postWake()
+        case .postProbe: engine.postProbe()
         case .cutLargest: cutLargest()
         }
     }

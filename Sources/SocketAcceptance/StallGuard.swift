@@ -3,7 +3,7 @@
 /// libgrpc 1.51 stays in the read loop of a flooding connection and serves nobody else. Each tick asks the engine for a
 /// sign of life; when several ticks in a row had none, the connection with most unread bytes is cut, one per tick.
 struct StallGuard {
-    enum Action: Equatable { case none, postWake, cutLargest }
+    enum Action: Equatable { case none, postProbe, cutLargest }
 
     /// Ticks without an answer before the first cut: 3 of 100 ms.
     static let patience = 3
@@ -31,12 +31,12 @@ struct StallGuard {
     mutating func tick(answered: UInt64, elapsed: Duration) -> Action {
         guard let posted = answeredWhenPosted else {
             answeredWhenPosted = answered
-            return .postWake
+            return .postProbe
         }
         if answered != posted {
             answeredWhenPosted = answered
             missed = 0
-            return .postWake
+            return .postProbe
         }
         if elapsed < interval * 3 { missed += 1 }
         return isStalled ? .cutLargest : .none

@@ -61,7 +61,9 @@ public struct Annotation: Sendable, Equatable {
     }
 }
 
-/// Encrypt of either API. `uid` is empty in v1beta1; `version` is empty in v2.
+/// Encrypt of either API.
+///
+/// `uid` is empty in v1beta1, which has none.
 public struct EncryptRequest: ~Copyable, Sendable {
     /// Which API asked.
     public let api: KMSAPI
@@ -78,7 +80,9 @@ public struct EncryptRequest: ~Copyable, Sendable {
     }
 }
 
-/// Decrypt of either API. In v1beta1 `uid`, `keyID` and `annotations` are empty.
+/// Decrypt of either API.
+///
+/// In v1beta1 `uid`, `keyID` and `annotations` are empty.
 public struct DecryptRequest: Sendable, Equatable {
     /// Which API asked.
     public var api: KMSAPI

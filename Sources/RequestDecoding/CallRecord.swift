@@ -1,0 +1,156 @@
+internal import CoreMetrics
+internal import GRPCEngine
+internal import KMSWire
+internal import KeyService
+internal import Logging
+private import Observability
+private import Synchronization
+
+/// What a log line says of a call; never a key.
+struct CallTrace {
+    let method: KMSMethod
+    let start: ContinuousClock.Instant
+    /// The API server's id of the call.
+    var uid = ""
+    /// The key_id that a Decrypt asks with, or that a reply names.
+    var keyID = ""
+    /// The decoder has counted and logged this failure.
+    var isLoggedElsewhere = false
+
+    init(_ method: KMSMethod, start: ContinuousClock.Instant) {
+        self.method = method
+        self.start = start
+    }
+
+    mutating func learn(_ request: borrowing KMSRequest) {
+        switch request {
+        case .version: break
+        case .status: break
+        case .encrypt(let encrypt): uid = encrypt.uid
+        case .decrypt(let decrypt):
+            uid = decrypt.uid
+            keyID = decrypt.keyID
+        }
+    }
+
+    mutating func learn(_ reply: borrowing KMSReply) {
+        switch reply {
+        case .version: break
+        case .decrypted: break
+        case .status(let status): keyID = status.keyID
+        case .encrypted(_, let encrypted): keyID = encrypted.keyID
+        }
+    }
+}
+
+/// Where calls leave their trace: counters, durations and log lines.
+///
+/// A call that succeeds costs two metric updates; a log line is built only if its level is on.
+final class CallRecord: Sendable {
+    private struct Kind: Hashable {
+        let method: KMSMethod
+        let code: StatusCode
+    }
+
+    /// By method, then by code.
+    private let counters: [[any CounterHandler]]
+    /// By method.
+    private let durations: [any TimerHandler]
+    private let logger: Logger
+    private let now: @Sendable () -> ContinuousClock.Instant
+    private let warnings = Mutex(WarningThrottle<Kind>(interval: .seconds(1)))
+
+    init(
+        metrics: any MetricsFactory, logger: Logger,
+        now: @escaping @Sendable () -> ContinuousClock.Instant
+    ) {
+        counters = KMSMethod.allCases.map { method in
+            StatusCode.allCases.map { code in
+                metrics.makeCounter(
+                    label: Names.Metric.requests,
+                    dimensions: [
+                        (Names.Label.api, method.api.name), (Names.Label.method, method.name),
+                        (Names.Label.code, code.name),
+                    ])
+            }
+        }
+        durations = KMSMethod.allCases.map { method in
+            metrics.makeTimer(
+                label: Names.Metric.requestDuration,
+                dimensions: [(Names.Label.api, method.api.name), (Names.Label.method, method.name)])
+        }
+        self.logger = logger
+        self.now = now
+    }
+
+    func answered(_ trace: CallTrace) {
+        let duration = count(trace, .ok)
+        guard logger.logLevel <= .debug else { return }
+        logger.debug("answered a KMS call", metadata: metadata(trace, .ok, duration))
+    }
+
+    func failed(_ trace: CallTrace, _ failure: CallFailure) {
+        let duration = count(trace, failure.code)
+        guard let level = level(trace, failure.code), logger.logLevel <= level else { return }
+        var omitted = 0
+        if level > .debug {
+            let instant = trace.start + duration
+            let kind = Kind(method: trace.method, code: failure.code)
+            guard let count = warnings.withLock({ $0.admit(kind, at: instant) }) else {
+                return traceOmitted(trace, failure, duration)
+            }
+            omitted = count
+        }
+        var metadata = metadata(trace, failure.code, duration)
+        metadata[Names.LogKey.error] = "\(failure.message)"
+        if omitted > 0 { metadata[Names.LogKey.count] = "\(omitted)" }
+        logger.log(level: level, "failed a KMS call", metadata: metadata)
+    }
+
+    /// A failure whose warning was left out is still there for whoever reads at debug.
+    private func traceOmitted(_ trace: CallTrace, _ failure: CallFailure, _ duration: Duration) {
+        guard logger.logLevel <= .debug else { return }
+        var metadata = metadata(trace, failure.code, duration)
+        metadata[Names.LogKey.error] = "\(failure.message)"
+        logger.debug("failed a KMS call", metadata: metadata)
+    }
+
+    /// A caller that has gone is no trouble of ours; a defect is more than a warning.
+    private func level(_ trace: CallTrace, _ code: StatusCode) -> Logger.Level? {
+        if trace.isLoggedElsewhere { return .debug }
+        return switch code {
+        case .cancelled: .debug
+        case .internal: .error
+        default: .warning
+        }
+    }
+
+    private func count(_ trace: CallTrace, _ code: StatusCode) -> Duration {
+        let duration = trace.start.duration(to: now())
+        counters[trace.method.rawValue][code.rawValue].increment(by: 1)
+        durations[trace.method.rawValue].recordNanoseconds(duration.nanoseconds)
+        return duration
+    }
+
+    private func metadata(
+        _ trace: CallTrace, _ code: StatusCode, _ duration: Duration
+    ) -> Logger.Metadata {
+        var metadata: Logger.Metadata = [
+            Names.LogKey.api: "\(trace.method.api.name)", Names.LogKey.method: "\(trace.method.name)",
+            Names.LogKey.code: "\(code.name)",
+            Names.LogKey.durationMS: "\(Double(duration.nanoseconds / 1_000) / 1_000)",
+        ]
+        if !trace.uid.isEmpty { metadata[Names.LogKey.requestUID] = "\(trace.uid)" }
+        if !trace.keyID.isEmpty { metadata[Names.LogKey.keyID] = "\(trace.keyID)" }
+        return metadata
+    }
+}
+
+extension Duration {
+    /// Whole nanoseconds, 292 years at most.
+    fileprivate var nanoseconds: Int64 {
+        let (seconds, attoseconds) = components
+        let (whole, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
+        return overflow ? .max : whole &+ attoseconds / 1_000_000_000
+    }
+}

@@ -1,1 +1,0 @@
-// RequestDecoding: placeholder of the skeleton, replaced by the room itself.

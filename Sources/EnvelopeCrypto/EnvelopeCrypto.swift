@@ -1,1 +1,0 @@
-// EnvelopeCrypto: placeholder of the skeleton, replaced by the room itself.

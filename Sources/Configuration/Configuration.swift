@@ -1,1 +1,0 @@
-// Configuration: placeholder of the skeleton, replaced by the room itself.

@@ -1,0 +1,109 @@
+/// The reference page of the configuration file, made from the schema.
+public enum ConfigurationReference {
+    /// The page as it is committed in `docs/configuration.md` and printed by `kmsward config reference`.
+    public static func markdown() -> String {
+        let sections = Schema.sections.map { section in
+            let heading = section.path.isEmpty ? "Top level" : "`\(section.path)`"
+            let rows = options.filter { $0.section == section.path }.map { row($0) }
+            return """
+                ### \(heading)
+
+                \(section.text)
+
+                | Option | Type and allowed values | Default | Since | Meaning |
+                |---|---|---|---|---|
+                \(rows.joined(separator: "\n"))
+
+                """
+        }
+        return introduction + "\n## Options\n\n" + sections.joined(separator: "\n") + "\n" + epilogue
+    }
+
+    /// Every option with its whole path, blocks of a list flattened: `keys[].name`.
+    static var options: [OptionSummary] {
+        Schema.file.options.map(\.summary).flatMap { option in
+            let inner = option.entryOptions.map { inner in
+                var inner = inner
+                inner.path = "\(option.path)[].\(inner.path)"
+                return inner
+            }
+            return [option] + inner
+        }
+    }
+
+    private static func row(_ option: OptionSummary) -> String {
+        let value = option.isRequired ? "**required**" : option.defaultText.map { "`\($0)`" } ?? "not set"
+        let secret = option.isSecret ? " Secret: shown by no message and not by `config print`." : ""
+        let cells = ["`\(option.path)`", option.expected, value, option.since, option.text + secret]
+        return "| \(cells.map { escaped($0) }.joined(separator: " | ")) |"
+    }
+
+    private static func escaped(_ cell: String) -> String {
+        cell.split(separator: "|", omittingEmptySubsequences: false).joined(separator: "\\|")
+    }
+
+    private static let introduction = """
+        # Configuration
+
+        <!-- Made by `kmsward config reference` from the schema in Sources/Configuration; do not edit by hand. -->
+
+        Kmsward reads one YAML file: `kmsward serve --config FILE`. JSON is a subset of YAML and works as well. A
+        commented file with every option is `ops/kmsward.yaml`. The least that works:
+
+        ```yaml
+        keys:
+          - name: primary
+            local: { file: /etc/kmsward/local.keys }
+        ```
+
+        ## Where a value comes from
+
+        Later beats earlier:
+
+        1. the built-in default, as listed below;
+        2. the file;
+        3. a command-line flag, where there is one. `--dev` takes the place of a file: it uses the defaults with the
+           socket, one key file and the state directory below `--run-dir`.
+
+        Environment variables are never read. `kmsward config print FILE` shows what comes out of it, with a comment
+        at every value that is a default. Values that are secret are not shown; no option of this version is: the paths
+        of key files are not, and their content never stands in this file.
+
+        ## How the file is read
+
+        - UTF-8, at most 1 MiB, one document, at most 16 levels deep and 10,000 values.
+        - No anchors, aliases, merge keys or tags, and no name twice in one block.
+        - Text that YAML would take for a number, a truth value or nothing (`123`, `true`, `null`) needs quotes, and so
+          does a value that begins with `@`.
+        - Truth values are `true` and `false`, and nothing else.
+        - Durations are whole numbers with units, largest first: `90s`, `10m`, `1h30m`, `30d`; `ms` exists too.
+        - Modes are octal and begin with 0: `"0660"`.
+        - A block whose options are all commented out is a block of defaults.
+
+        ## Errors
+
+        `kmsward config check FILE` and `kmsward serve` report every mistake at once, one line each, in the order of
+        the file:
+
+        ```
+        /etc/kmsward/kmsward.yaml:3:3: error: socket.mod: unknown option; did you mean mode?
+        /etc/kmsward/kmsward.yaml:12:10: error: log.level: expected one of trace, debug, info, notice, warning, error, \
+        critical, found "warn"; did you mean warning?
+        /etc/kmsward/kmsward.yaml:15:11: warning: metrics.listen: 0.0.0.0 is reachable from other machines, and metrics \
+        are served without authentication
+        ```
+
+        An error means that nothing is served (exit code 78); a warning does not. User and group names are looked up,
+        and key files opened, only on the machine that serves, so a file can be checked anywhere.
+
+        """
+
+    private static let epilogue = """
+        ## Beyond single options
+
+        - Key names differ, no two keys name one key file, and no identity or key id is accepted by two keys.
+        - Each key has exactly one provider block.
+        - An abstract socket needs `allow.uids` or `allow.gids`, and has neither `owner` nor `group`.
+
+        """
+}

@@ -1,0 +1,146 @@
+private import Glibc
+
+/// The numbers behind the users and groups that the settings name.
+public struct Accounts: Sendable, Equatable {
+    /// The uid of `socket.owner`.
+    public var socketOwner: UInt32?
+    /// The gid of `socket.group`.
+    public var socketGroup: UInt32?
+    /// The uids of `allow.uids`; uid 0 and the daemon's own are not added here.
+    public var allowedUsers: Set<UInt32> = []
+    /// The gids of `allow.gids` and of `socket.group`, which is allowed by itself.
+    public var allowedGroups: Set<UInt32> = []
+
+    /// Nobody.
+    public init() {}
+}
+
+/// Where user and group names are looked up.
+public struct AccountDatabase: Sendable {
+    /// What a lookup found.
+    public enum Answer: Sendable, Equatable {
+        /// The uid or gid.
+        case number(UInt32)
+        /// There is no such name.
+        case unknown
+        /// The database did not answer; in words.
+        case failed(String)
+    }
+
+    /// Looks a user name up.
+    public var user: @Sendable (String) -> Answer
+    /// Looks a group name up.
+    public var group: @Sendable (String) -> Answer
+
+    /// Makes a database, for tests.
+    public init(user: @escaping @Sendable (String) -> Answer, group: @escaping @Sendable (String) -> Answer) {
+        self.user = user
+        self.group = group
+    }
+
+    /// This machine's user and group databases (getpwnam, getgrnam); may block on the network where NSS does.
+    public static let system = AccountDatabase(
+        user: { name in
+            var entry = unsafe passwd()
+            return unsafe answer { buffer, size in
+                var found: UnsafeMutablePointer<passwd>?
+                let code = unsafe getpwnam_r(name, &entry, buffer, size, &found)
+                return unsafe (code, found.map { unsafe $0.pointee.pw_uid })
+            }
+        },
+        group: { name in
+            var entry = unsafe Glibc.group()
+            return unsafe answer { buffer, size in
+                var found: UnsafeMutablePointer<Glibc.group>?
+                let code = unsafe getgrnam_r(name, &entry, buffer, size, &found)
+                return unsafe (code, found.map { unsafe $0.pointee.gr_gid })
+            }
+        })
+
+    /// Asks with a growing buffer: a group's members need not fit into the first.
+    private static func answer(
+        _ ask: (_ buffer: UnsafeMutablePointer<CChar>, _ size: Int) -> (code: Int32, number: UInt32?)
+    ) -> Answer {
+        var size = 1024
+        while true {
+            let (code, number) = unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: size) {
+                buffer in
+                // A temporary allocation of more than no bytes has a base.
+                unsafe buffer.baseAddress.map { unsafe ask($0, size) } ?? (ENOMEM, nil)
+            }
+            if code == ERANGE, size < 1 << 20 {
+                size *= 4
+                continue
+            }
+            if let number { return .number(number) }
+            // POSIX lets a database say "no such name" with any of these.
+            return [0, ENOENT, ESRCH, EBADF, EPERM].contains(code) ? .unknown : .failed(reason(code))
+        }
+    }
+}
+
+extension Settings {
+    /// Looks up every user and group that the settings name.
+    ///
+    /// A step of its own, since a file is often checked on another machine than the one it is for. Accounts are nil
+    /// exactly when there are diagnostics; all are errors, sorted by position.
+    public func accounts(
+        in database: AccountDatabase = .system
+    ) -> (accounts: Accounts?, diagnostics: [Diagnostic]) {
+        var diagnostics: [Diagnostic] = []
+        func number(
+            _ account: Account, _ path: String, _ noun: String, _ lookUp: (String) -> AccountDatabase.Answer
+        ) -> UInt32? {
+            switch account {
+            case .number(let number):
+                return number
+            case .name(let name):
+                let trouble: String
+                switch lookUp(name) {
+                case .number(let number): return number
+                case .unknown:
+                    trouble = "there is no \(noun) \(quoted(name)) here; create it, or write its number"
+                case .failed(let why): trouble = "\(noun) \(quoted(name)) could not be looked up: \(why)"
+                }
+                let place = position(of: path) ?? FilePosition(file: "(built-in)", line: 1, column: 1)
+                diagnostics.append(Diagnostic(.error, at: place, "\(path): \(trouble)"))
+                return nil
+            }
+        }
+        var accounts = Accounts()
+        accounts.socketOwner = socket.owner.flatMap { number($0, "socket.owner", "user", database.user) }
+        accounts.socketGroup = socket.group.flatMap { number($0, "socket.group", "group", database.group) }
+        for (index, account) in allow.uids.enumerated() {
+            if let uid = number(account, "allow.uids[\(index)]", "user", database.user) {
+                accounts.allowedUsers.insert(uid)
+            }
+        }
+        for (index, account) in allow.gids.enumerated() {
+            if let gid = number(account, "allow.gids[\(index)]", "group", database.group) {
+                accounts.allowedGroups.insert(gid)
+            }
+        }
+        if let group = accounts.socketGroup { accounts.allowedGroups.insert(group) }
+        diagnostics.sort { ($0.position.line, $0.position.column) < ($1.position.line, $1.position.column) }
+        return (diagnostics.isEmpty ? accounts : nil, diagnostics)
+    }
+
+    /// Tries to open each file that the settings name and the daemon only reads; what cannot be read is an error.
+    ///
+    /// For `config check` on the machine and as the user that the file is for. Reads nothing.
+    public func unreadableFiles() -> [Diagnostic] {
+        keys.enumerated().compactMap { index, key in
+            let (path, file) =
+                switch key.provider {
+                case .local(let local): ("keys[\(index)].local.file", local.file)
+                }
+            let handle = unsafe open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+            guard handle < 0 else {
+                close(handle)
+                return nil
+            }
+            let place = position(of: path) ?? FilePosition(file: "(built-in)", line: 1, column: 1)
+            return Diagnostic(.error, at: place, "\(path): \(quoted(file)) cannot be read: \(reason(errno))")
+        }
+    }
+}

@@ -1,0 +1,78 @@
+private import Glibc
+
+extension Settings {
+    /// Reads settings from the bytes of a file called `name`.
+    ///
+    /// Gives every mistake at once, sorted by position. Settings are nil exactly when one of the diagnostics is an
+    /// error; with warnings alone they can be used. Touches neither the file system nor the user database. Traps on no
+    /// input; at most 1 MiB is accepted.
+    public static func parse(bytes: [UInt8], name: String) -> (settings: Settings?, diagnostics: [Diagnostic])
+    {
+        let (root, syntax) = YAMLReader.read(bytes)
+        var pass = DecodingPass()
+        for problem in syntax { pass.error("", at: problem.mark, problem.message) }
+        var settings: Settings?
+        // After a syntax error half a tree would only yield false alarms.
+        if root != nil || syntax.isEmpty {
+            let empty = Node(mark: Mark.start, content: .scalar(Scalar(text: "", isPlain: true)))
+            let decoded = Schema.file.decode(root ?? empty, path: "", owner: .start, &pass)
+            decoded.check(&pass)
+            settings = decoded
+        }
+        let diagnostics = pass.problems.enumerated()
+            .sorted { ($0.element.mark, $0.offset) < ($1.element.mark, $1.offset) }
+            .map { _, problem in
+                Diagnostic(problem.severity, at: FilePosition(problem.mark, in: name), problem.message)
+            }
+        guard !diagnostics.contains(where: { $0.severity == .error }) else { return (nil, diagnostics) }
+        settings?.origin = Origin(positions: pass.marks.mapValues { mark in FilePosition(mark, in: name) })
+        return (settings, diagnostics)
+    }
+
+    /// Reads settings from a file, with the warnings it deserves.
+    ///
+    /// Throws all that is wrong at once. Blocks while the file is read.
+    public static func load(
+        path: String
+    ) throws(ConfigurationError) -> (settings: Settings, warnings: [Diagnostic]) {
+        let (settings, diagnostics) = parse(bytes: try read(path), name: path)
+        guard let settings else { throw ConfigurationError(diagnostics) }
+        return (settings, diagnostics)
+    }
+
+    /// The file's bytes, one more than the limit at most.
+    private static func read(_ path: String) throws(ConfigurationError) -> [UInt8] {
+        let file = unsafe open(path, O_RDONLY | O_CLOEXEC)
+        guard file >= 0 else { throw ConfigurationError(unreadable: path, errno) }
+        defer { close(file) }
+        var bytes: [UInt8] = []
+        var chunk = [UInt8](repeating: 0, count: 1 << 16)
+        while bytes.count <= YAMLReader.byteLimit {
+            let count = unsafe Glibc.read(file, &chunk, chunk.count)
+            if count < 0, errno == EINTR { continue }
+            guard count >= 0 else { throw ConfigurationError(unreadable: path, errno) }
+            guard count > 0 else { break }
+            bytes += chunk[..<count]
+        }
+        return bytes
+    }
+}
+
+extension ConfigurationError {
+    fileprivate init(unreadable path: String, _ code: Int32) {
+        let message = "the file cannot be read: \(reason(code))"
+        self.init([Diagnostic(.error, at: FilePosition(Mark.start, in: path), message)])
+    }
+}
+
+extension FilePosition {
+    fileprivate init(_ mark: Mark, in file: String) {
+        self.init(file: file, line: mark.line, column: mark.column)
+    }
+}
+
+/// errno in words.
+func reason(_ code: Int32) -> String {
+    // glibc gives a constant, or text of this thread, that lives until the next call.
+    unsafe String(cString: strerror(code))
+}

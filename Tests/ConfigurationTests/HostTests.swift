@@ -1,0 +1,121 @@
+import Glibc
+import Testing
+
+@testable import Configuration
+
+@Suite struct HostTests {
+    static let database = AccountDatabase(
+        user: { $0 == "kube" ? .number(1001) : .unknown },
+        group: {
+            $0 == "slow" ? .failed("the directory does not answer") : $0 == "api" ? .number(2002) : .unknown
+        })
+
+    private func file(_ options: String) throws -> Settings {
+        try settings("keys: [{ name: a, local: { file: /k } }]\n" + options)
+    }
+
+    @Test("names become numbers, and the socket's group is allowed by itself")
+    func resolves() throws {
+        let settings = try file("socket: { owner: kube, group: api }\nallow: { uids: [7, kube], gids: [9] }")
+        let (accounts, diagnostics) = settings.accounts(in: Self.database)
+        var expected = Accounts()
+        expected.socketOwner = 1001
+        expected.socketGroup = 2002
+        expected.allowedUsers = [7, 1001]
+        expected.allowedGroups = [9, 2002]
+        #expect(accounts == expected)
+        #expect(diagnostics.isEmpty)
+    }
+
+    @Test("names that are not found are all reported, in the order of the file")
+    func reportsUnknownNames() throws {
+        let settings = try file("allow: { uids: [nobody-here], gids: [slow] }\nsocket: { owner: ghost }")
+        let (accounts, diagnostics) = settings.accounts(in: Self.database)
+        #expect(accounts == nil)
+        #expect(
+            diagnostics.map(\.description) == [
+                "f:2:17: error: allow.uids[0]: there is no user \"nobody-here\" here; create it, or write its number",
+                "f:2:38: error: allow.gids[0]: group \"slow\" could not be looked up: the directory does not answer",
+                "f:3:18: error: socket.owner: there is no user \"ghost\" here; create it, or write its number",
+            ])
+    }
+
+    @Test("this machine's databases know root, and nobody whom they do not")
+    func systemDatabase() {
+        #expect(AccountDatabase.system.user("root") == .number(0))
+        #expect(AccountDatabase.system.group("root") == .number(0))
+        #expect(AccountDatabase.system.user("no such user") == .unknown)
+        #expect(AccountDatabase.system.group("no such group") == .unknown)
+    }
+
+    @Test("a key file that cannot be read is reported at its option")
+    func unreadableKeyFile() throws {
+        let settings = try settings(
+            "keys: [{ name: a, local: { file: /nowhere/k } }, { name: b, local: { file: / } }]")
+        #expect(
+            settings.unreadableFiles().map(\.description) == [
+                "f:1:34: error: keys[0].local.file: \"/nowhere/k\" cannot be read: No such file or directory"
+            ])
+    }
+
+    @Test(
+        "a configuration file that cannot be read is reported as one line",
+        arguments: [
+            ("/nowhere/kmsward.yaml", "No such file or directory"), ("/", "Is a directory"),
+        ])
+    func unreadableConfiguration(_ path: String, _ reason: String) throws {
+        let error = #expect(throws: ConfigurationError.self) { try Settings.load(path: path) }
+        #expect(error?.description == "\(path):1:1: error: the file cannot be read: \(reason)")
+    }
+
+    @Test("a file without end is refused at the limit")
+    func endlessFile() throws {
+        let error = #expect(throws: ConfigurationError.self) { try Settings.load(path: "/dev/zero") }
+        #expect(
+            error?.description
+                == "/dev/zero:1:1: error: the file is larger than 1048576 bytes; "
+                + "a configuration file needs a few thousand")
+    }
+
+    @Test("a file is loaded with its warnings, and refused with all its mistakes")
+    func loads() throws {
+        let directory = try TemporaryDirectory()
+        let good = try directory.write(
+            "good.yaml", "keys: [{ name: a, local: { file: /k } }]\nmemory: { dumpable: true }")
+        let (settings, warnings) = try Settings.load(path: good)
+        #expect(settings.memory.dumpable)
+        #expect(warnings.map(\.severity) == [.warning])
+        let bad = try directory.write("bad.yaml", "log: { level: x }\n")
+        let error = #expect(throws: ConfigurationError.self) { try Settings.load(path: bad) }
+        #expect(error?.diagnostics.map(\.position.line) == [1, 1])
+    }
+}
+
+/// A directory that is gone after the test.
+final class TemporaryDirectory {
+    let path: String
+    private var files: [String] = []
+
+    init() throws {
+        var template = Array("/tmp/kmsward-configuration-XXXXXX".utf8CString)
+        let made = unsafe mkdtemp(&template)
+        try #require(unsafe made != nil)
+        path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+
+    func write(_ name: String, _ text: String) throws -> String {
+        let file = "\(path)/\(name)"
+        let handle = unsafe open(file, O_CREAT | O_WRONLY | O_EXCL, 0o600)
+        try #require(handle >= 0)
+        defer { close(handle) }
+        let bytes = Array(text.utf8)
+        #expect(unsafe Glibc.write(handle, bytes, bytes.count) == bytes.count)
+        files.append(file)
+        return file
+    }
+
+    deinit {
+        for file in files { unsafe unlink(file) }
+        unsafe rmdir(path)
+    }
+}

@@ -69,7 +69,7 @@ let package = Package(
                 "GRPCEngine", "KMSWire", "KeyService", "RemoteKMS", "SecureMemory", "Observability", logging,
                 metrics,
             ]),
-        room("Configuration", ["CYAML"]),
+        room("Configuration", ["CYAML", "CShims"]),
         room("Observability", ["CSystemd", "CEvent", "CShims", logging, metrics]),
         room(
             "Lifecycle",

@@ -66,8 +66,8 @@ public enum ConfigurationReference {
            socket, one key file and the state directory below `--run-dir`.
 
         Environment variables are never read. `kmsward config print FILE` shows what comes out of it, with a comment
-        at every value that is a default. Values that are secret are not shown; no option of this version is: the paths
-        of key files are not, and their content never stands in this file.
+        at every value that is a default. A secret would be redacted there and in every message, but no option of this
+        version is one: keys stand in files of their own, and a path is no secret.
 
         ## How the file is read
 

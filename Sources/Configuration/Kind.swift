@@ -136,16 +136,16 @@ extension Kind where Value == String {
     static let path = text("a path of 1 to 4095 bytes", bytes: 1...4095)
 }
 
-extension Kind where Value == Int {
+extension Kind where Value: FixedWidthInteger {
     /// A whole number.
-    static func integer(_ range: ClosedRange<Int>) -> Kind {
-        .scalar("an integer from \(range.lowerBound) to \(range.upperBound)", render: String.init) {
+    static func integer(_ range: ClosedRange<Value>) -> Kind {
+        .scalar("an integer from \(range.lowerBound) to \(range.upperBound)", render: { String($0) }) {
             scalar throws(Refusal) in
             guard scalar.isPlain else {
-                throw Refusal(Int(scalar.text) == nil ? nil : "write it without quotes")
+                throw Refusal(Value(scalar.text) == nil ? nil : "write it without quotes")
             }
             let isOctal = scalar.text.utf8.count > 1 && scalar.text.hasPrefix("0")
-            guard let value = Int(scalar.text), range.contains(value) else { throw Refusal() }
+            guard let value = Value(scalar.text), range.contains(value) else { throw Refusal() }
             guard !isOctal else { throw Refusal("write it without leading zeros") }
             return value
         }

@@ -43,8 +43,8 @@ enum Schema {
             Option(
                 "api.v2_version", \.api.v2Version, .choice,
                 """
-                The version that the v2 Status call answers. `v2beta1` suits every Kubernetes that speaks v2; API servers \
-                pin the first value they see, so change it only together with their restart.
+                The version that the v2 Status call answers. `v2beta1` suits Kubernetes 1.27 and all later ones, `v2` needs \
+                1.29. API servers pin the first value they see, so change it only together with their restart.
                 """),
             Option(
                 "cluster_context", \.clusterContext, .text("text of 0 to 255 bytes", bytes: 0...255),
@@ -113,11 +113,11 @@ enum Schema {
             Option(
                 "suite", \.suite, .choice,
                 """
-                The algorithms of this key's ciphertexts, fixed for its life. A suite that the loaded OpenSSL lacks is \
-                refused at start.
+                The algorithms that this key encrypts with; each ciphertext says itself which ones open it. A suite that \
+                the loaded OpenSSL lacks is refused at start.
                 """),
             Option(
-                "epoch", \.epoch, .integer(0...Int(UInt32.max)),
+                "epoch", \.epoch, .integer(0...UInt64(UInt32.max)),
                 """
                 Part of the key_id. Raise it by one, on every replica, when a key goes back to a version it had before; \
                 the daemon refuses to reuse a retired key_id and says so.
@@ -173,13 +173,15 @@ enum Schema {
 
 extension Schema {
     private static let socketPath = Kind<String>.text(
-        "a path, unix:///PATH or \"@NAME\", of 1 to 107 bytes", bytes: 1...107
+        "a path, unix:///PATH or \"@NAME\", of 1 to 107 bytes", bytes: 1...4096
     ) { text throws(Refusal) in
-        guard text.hasPrefix("unix://") else { return }
-        let path = text.dropFirst("unix://".count)
-        guard path.hasPrefix("/") else {
-            throw Refusal("what follows unix:// is a host, and a UNIX socket has none; write unix:///\(path)")
+        var socket = Settings.Socket()
+        socket.path = text
+        guard socket.name.hasPrefix("/") || !text.hasPrefix("unix://") else {
+            throw Refusal(
+                "unix:// is followed by a host, and a UNIX socket has none; write unix:///\(socket.name)")
         }
+        guard socket.name.utf8.count <= 107 else { throw Refusal("it has \(socket.name.utf8.count) bytes") }
     }
 
     private static let keyName = Kind<String>.text("1 to 63 of a-z, 0-9 and -", bytes: 1...63) {
@@ -275,6 +277,13 @@ extension Settings {
     }
 
     private func checkSocket(_ pass: inout DecodingPass) {
+        if socket.group != nil, socket.mode & 0o020 == 0, pass.isSound("socket"), !socket.isAbstract,
+            let mark = pass.marks["socket.group"]
+        {
+            pass.warning(
+                "socket.group", at: mark,
+                "members cannot connect while socket.mode lets only the owner write; write mode: \"0660\"")
+        }
         guard socket.isAbstract, let mark = pass.marks["socket.path"] else { return }
         if allow.uids.isEmpty, allow.gids.isEmpty, pass.isSound("allow") {
             pass.error(

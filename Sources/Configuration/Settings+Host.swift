@@ -1,7 +1,8 @@
+private import CShims
 private import Glibc
 
 /// The numbers behind the users and groups that the settings name.
-public struct Accounts: Sendable, Equatable {
+public struct ResolvedAccounts: Sendable, Equatable {
     /// The uid of `socket.owner`.
     public var socketOwner: UInt32?
     /// The gid of `socket.group`.
@@ -41,40 +42,21 @@ public struct AccountDatabase: Sendable {
     /// This machine's user and group databases (getpwnam, getgrnam); may block on the network where NSS does.
     public static let system = AccountDatabase(
         user: { name in
-            var entry = unsafe passwd()
-            return unsafe answer { buffer, size in
-                var found: UnsafeMutablePointer<passwd>?
-                let code = unsafe getpwnam_r(name, &entry, buffer, size, &found)
-                return unsafe (code, found.map { unsafe $0.pointee.pw_uid })
-            }
+            var uid: uid_t = 0
+            let outcome = unsafe ksw_user_id(name, &uid)
+            return answer(outcome, uid)
         },
         group: { name in
-            var entry = unsafe Glibc.group()
-            return unsafe answer { buffer, size in
-                var found: UnsafeMutablePointer<Glibc.group>?
-                let code = unsafe getgrnam_r(name, &entry, buffer, size, &found)
-                return unsafe (code, found.map { unsafe $0.pointee.gr_gid })
-            }
+            var gid: gid_t = 0
+            let outcome = unsafe ksw_group_id(name, &gid)
+            return answer(outcome, gid)
         })
 
-    /// Asks with a growing buffer: a group's members need not fit into the first.
-    private static func answer(
-        _ ask: (_ buffer: UnsafeMutablePointer<CChar>, _ size: Int) -> (code: Int32, number: UInt32?)
-    ) -> Answer {
-        var size = 1024
-        while true {
-            let (code, number) = unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: size) {
-                buffer in
-                // A temporary allocation of more than no bytes has a base.
-                unsafe buffer.baseAddress.map { unsafe ask($0, size) } ?? (ENOMEM, nil)
-            }
-            if code == ERANGE, size < 1 << 20 {
-                size *= 4
-                continue
-            }
-            if let number { return .number(number) }
-            // POSIX lets a database say "no such name" with any of these.
-            return [0, ENOENT, ESRCH, EBADF, EPERM].contains(code) ? .unknown : .failed(reason(code))
+    private static func answer(_ outcome: Int32, _ number: UInt32) -> Answer {
+        switch outcome {
+        case 0: .number(number)
+        case 1: .unknown
+        default: .failed(reason(errno))
         }
     }
 }
@@ -86,7 +68,7 @@ extension Settings {
     /// exactly when there are diagnostics; all are errors, sorted by position.
     public func accounts(
         in database: AccountDatabase = .system
-    ) -> (accounts: Accounts?, diagnostics: [Diagnostic]) {
+    ) -> (accounts: ResolvedAccounts?, diagnostics: [Diagnostic]) {
         var diagnostics: [Diagnostic] = []
         func number(
             _ account: Account, _ path: String, _ noun: String, _ lookUp: (String) -> AccountDatabase.Answer
@@ -102,12 +84,11 @@ extension Settings {
                     trouble = "there is no \(noun) \(quoted(name)) here; create it, or write its number"
                 case .failed(let why): trouble = "\(noun) \(quoted(name)) could not be looked up: \(why)"
                 }
-                let place = position(of: path) ?? FilePosition(file: "(built-in)", line: 1, column: 1)
-                diagnostics.append(Diagnostic(.error, at: place, "\(path): \(trouble)"))
+                diagnostics.append(diagnostic(.error, about: path, trouble))
                 return nil
             }
         }
-        var accounts = Accounts()
+        var accounts = ResolvedAccounts()
         accounts.socketOwner = socket.owner.flatMap { number($0, "socket.owner", "user", database.user) }
         accounts.socketGroup = socket.group.flatMap { number($0, "socket.group", "group", database.group) }
         for (index, account) in allow.uids.enumerated() {
@@ -139,8 +120,7 @@ extension Settings {
                 close(handle)
                 return nil
             }
-            let place = position(of: path) ?? FilePosition(file: "(built-in)", line: 1, column: 1)
-            return Diagnostic(.error, at: place, "\(path): \(quoted(file)) cannot be read: \(reason(errno))")
+            return diagnostic(.error, about: path, "\(quoted(file)) cannot be read: \(reason(errno))")
         }
     }
 }

@@ -34,10 +34,18 @@ public struct Settings: Sendable, Equatable {
 
     /// Where the file gives the option at `path`, such as `keys[0].local.file`; nil when it is a default or the
     /// settings were made in code.
-    ///
-    /// For messages of later stages, so that they too can name file and line.
     public func position(of path: String) -> FilePosition? {
         origin.positions[path]
+    }
+
+    /// A diagnostic about the option at `path`, for stages after parsing, so that they too name file and line.
+    ///
+    /// Where the option is a default, the place is the beginning of the file; without a file, `(no file):1:1`.
+    public func diagnostic(
+        _ severity: Diagnostic.Severity, about path: String, _ message: String
+    ) -> Diagnostic {
+        let start = FilePosition(file: origin.file ?? "(no file)", line: 1, column: 1)
+        return Diagnostic(severity, at: position(of: path) ?? start, "\(path): \(message)")
     }
 
     /// Settings for a daemon under development: everything below one directory, metrics on loopback.
@@ -72,7 +80,10 @@ extension Settings {
         public var handshakeTimeout = Duration.seconds(10)
 
         /// Whether the socket has an abstract name and therefore no file, owner or mode.
-        public var isAbstract: Bool { path.hasPrefix("@") }
+        public var isAbstract: Bool { name.hasPrefix("@") || name.hasPrefix("/@") }
+
+        /// The path without `unix://`.
+        var name: Substring { path.hasPrefix("unix://") ? path.dropFirst("unix://".count) : path[...] }
     }
 
     /// Who may connect, beside uid 0 and the daemon's own uid.
@@ -95,9 +106,9 @@ extension Settings {
     public struct API: Sendable, Equatable {
         /// The version that the v2 Status call answers.
         public enum V2Version: String, Sendable, CaseIterable {
-            /// For Kubernetes 1.27 and later.
+            /// For Kubernetes 1.29 and later.
             case v2
-            /// For every Kubernetes that speaks v2.
+            /// For Kubernetes 1.27 and later.
             case v2beta1
         }
 
@@ -107,7 +118,7 @@ extension Settings {
 
     /// One key: what encrypts, and where its key-encryption key lives.
     public struct Key: Sendable, Equatable {
-        /// The algorithms of an envelope; fixed for the life of a key.
+        /// The algorithms that a key encrypts with.
         public enum Suite: String, Sendable, CaseIterable {
             /// AES-256-GCM with HKDF-SHA-512.
             case aes256GCM = "aes-256-gcm"
@@ -122,7 +133,7 @@ extension Settings {
             /// The age at which a new one is made.
             public var maxAge = Duration.seconds(30 * 86_400)
             /// The uses after which a new one is made.
-            public var maxUses = 1 << 32
+            public var maxUses: UInt64 = 1 << 32
         }
 
         /// Where the key-encryption key lives.
@@ -133,10 +144,10 @@ extension Settings {
 
         /// The name in metrics and logs: 1 to 63 of `a-z`, `0-9` and `-`.
         public var name: String
-        /// The algorithms.
+        /// What it encrypts with; each ciphertext says itself what opens it.
         public var suite = Suite.aes256GCM
         /// Raised when a key returns to an earlier version; part of the key_id.
-        public var epoch = 0
+        public var epoch: UInt64 = 0
         /// Identity parts (22 base64url characters) of other keys whose ciphertexts this key opens.
         public var acceptIdentities: [String] = []
         /// Whole key ids, written by other plugins, whose ciphertexts this key opens.
@@ -247,7 +258,7 @@ extension Settings {
 
     /// Where each value stands in the file; equal to every other one, since it is no setting.
     struct Origin: Sendable, Equatable {
-        var file = ""
+        var file: String?
         var positions: [String: FilePosition] = [:]
 
         static func == (_: Origin, _: Origin) -> Bool { true }

@@ -56,7 +56,6 @@ enum YAMLText {
     /// What YAML does not let stand as it is.
     private static func needsEscape(_ scalar: Unicode.Scalar) -> Bool {
         scalar.breaksLine || scalar.properties.isNoncharacterCodePoint
-            || scalar.properties.generalCategory == .privateUse
     }
 }
 

@@ -18,7 +18,7 @@ import Testing
     func resolves() throws {
         let settings = try file("socket: { owner: kube, group: api }\nallow: { uids: [7, kube], gids: [9] }")
         let (accounts, diagnostics) = settings.accounts(in: Self.database)
-        var expected = Accounts()
+        var expected = ResolvedAccounts()
         expected.socketOwner = 1001
         expected.socketGroup = 2002
         expected.allowedUsers = [7, 1001]

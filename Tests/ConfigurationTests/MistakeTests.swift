@@ -193,7 +193,7 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
         Mistake(
             "a host in a socket address", key + "socket: { path: unix://host/run/p }\n",
             "2:17: error: socket.path: expected a path, unix:///PATH or \"@NAME\", of 1 to 107 bytes, "
-                + "found \"unix://host/run/p\"; what follows unix:// is a host, and a UNIX socket has none; "
+                + "found \"unix://host/run/p\"; unix:// is followed by a host, and a UNIX socket has none; "
                 + "write unix:///host/run/p"),
         Mistake(
             "no socket path", key + "socket: { path: \"\" }\n",
@@ -301,6 +301,10 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
             "2:17: error: socket.path: an abstract socket has no file permissions; "
                 + "list who may connect in allow.uids or allow.gids"),
         Mistake(
+            "an abstract socket written as an endpoint", key + "socket: { path: \"unix:///@kms\" }\n",
+            "2:17: error: socket.path: an abstract socket has no file permissions; "
+                + "list who may connect in allow.uids or allow.gids"),
+        Mistake(
             "an abstract socket that is owned",
             key + "socket: { path: \"@kms\", group: kube }\nallow: { uids: [7] }\n",
             "2:32: error: socket.group: an abstract socket has no file to own; remove this option"),
@@ -377,6 +381,10 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
             "2:20: warning: metrics.listen: :: is reachable from other machines, "
                 + "and metrics are served without authentication",
             "2:20: warning: metrics.listen: port 0 is another port after every start"),
+        Mistake(
+            "a group that the mode keeps out", key + "socket: { group: kube, mode: \"0640\" }\n",
+            "2:18: warning: socket.group: members cannot connect while socket.mode lets only the owner write; "
+                + "write mode: \"0660\""),
         Mistake(
             "dumpable memory", key + "memory: { dumpable: true }\n",
             "2:21: warning: memory.dumpable: core dumps and debuggers can see the keys"),

@@ -1,0 +1,490 @@
+import CShims
+import Glibc
+import Logging
+import Testing
+
+@testable import SocketAcceptance
+
+@Suite(.timeLimit(.minutes(2)))
+struct SocketAcceptorTests {
+    private func listening(
+        _ directory: TemporaryDirectory, settings: SocketAcceptor.Settings = .init(),
+        policy: PeerPolicy = PeerPolicy()
+    ) async throws -> Harness {
+        let harness = try Harness(settings: settings, policy: policy)
+        try await harness.acceptor.accept(from: socketAt(directory("kms.sock")))
+        return harness
+    }
+
+    // MARK: Handing over
+
+    @Test("a client that sends its preface reaches the engine at once, preface unread, peer known")
+    func handsOver() async throws {
+        let directory = try TemporaryDirectory()
+        let harness = try await listening(directory)
+        let client = try Client(directory("kms.sock"))
+        client.sendPreface()
+        let connection = try await harness.nextConnection()
+        #expect(connection.peer == PeerCredentials(pid: getpid(), uid: geteuid(), gid: getegid()))
+        #expect(connection.firstBytes(100) == Preface.bytes)
+        #expect(await harness.acceptor.counts.connections == 1)
+        connection.end()
+        #expect(client.seesEnd())
+        #expect(await harness.recorder.sees(.connections(0)))
+        await harness.acceptor.close()
+    }
+
+    @Test("a preface that comes byte by byte is waited for")
+    func slowPreface() async throws {
+        let directory = try TemporaryDirectory()
+        let harness = try await listening(directory)
+        let client = try Client(directory("kms.sock"))
+        for byte in Preface.bytes.dropLast() {
+            client.send([byte])
+            #expect(await harness.acceptor.counts.accepted == 0)
+        }
+        client.send(Preface.bytes.suffix(1))
+        let connection = try await harness.nextConnection()
+        #expect(connection.firstBytes(24) == Preface.bytes)
+        connection.end()
+        await harness.acceptor.close()
+    }
+
+    @Test("connections made before accepting began are served")
+    func backlog() async throws {
+        let directory = try TemporaryDirectory()
+        let socket = try socketAt(directory("kms.sock"))
+        let clients = try (0..<20).map { _ in try Client(directory("kms.sock")) }
+        for client in clients { client.sendPreface() }
+        let harness = try Harness()
+        try await harness.acceptor.accept(from: socket)
+        for _ in clients { try await harness.nextConnection().end() }
+        await harness.acceptor.close()
+    }
+
+    @Test("a client's half-close does not end the connection for us; the engine's close does")
+    func halfClose() async throws {
+        let directory = try TemporaryDirectory()
+        let harness = try await listening(directory)
+        let client = try Client(directory("kms.sock"))
+        client.sendPreface()
+        client.shutdownWriting()
+        let connection = try await harness.nextConnection()
+        #expect(await harness.acceptor.counts.connections == 1)
+        connection.end()
+        #expect(await harness.recorder.sees(.connections(0)))
+        await harness.acceptor.close()
+    }
+
+    @Test("a connection that nobody takes is closed")
+    func notTaken() async throws {
+        let directory = try TemporaryDirectory()
+        let recorder = Recorder()
+        let acceptor = try SocketAcceptor(
+            policy: PeerPolicy(), engine: FakeEngine(), observer: recorder,
+            logger: .init(label: "test") { _ in LogRecorder(lines: .init()) }, handOver: { _ in })
+        try await acceptor.accept(from: socketAt(directory("kms.sock")))
+        let client = try Client(directory("kms.sock"))
+        client.sendPreface()
+        #expect(client.seesEnd())
+        #expect(await recorder.sees(.connections(0)))
+        await acceptor.close()
+    }
+
+    // MARK: Limits
+
+    @Test(
+        "what does not speak HTTP/2 is closed at once",
+        arguments: ["GET / HTTP/1.1\r\n\r\n", "PRI * HTTP/1", "\u{16}\u{3}"])
+    func notHTTP2(_ text: String) async throws {
+        let directory = try TemporaryDirectory()
+        let harness = try await listening(directory)
+        let client = try Client(directory("kms.sock"))
+        client.send(text.utf8)
+        #expect(client.seesEnd())
+        #expect(await harness.recorder.sees(.refused(.notHTTP2)))
+        #expect(await harness.acceptor.counts.refused == [.notHTTP2: 1])
+        await harness.acceptor.close()
+    }
+
+    @Test("a silent connection ends when the handshake timeout is over, not before")
+    func handshakeTimeout() async throws {
+        let directory = try TemporaryDirectory()
+        let harness = try await listening(directory)
+        let silent = try Client(directory("kms.sock"))
+        let half = try Client(directory("kms.sock"))
+        half.send(Preface.bytes.prefix(10))
+        // A third one, served, proves that the two before it have been accepted.
+        let good = try Client(directory("kms.sock"))
+        good.sendPreface()
+        let connection = try await harness.nextConnection()
+        await harness.advance(by: .seconds(10) - .nanoseconds(1))
+        #expect(await harness.acceptor.counts.pending == 2)
+        await harness.advance(by: .nanoseconds(1))
+        #expect(silent.seesEnd() && half.seesEnd())
+        #expect(await harness.acceptor.counts.refused == [.handshakeTimeout: 2])
+        #expect(harness.log.all.filter { $0.contains("in time") }.count == 1)
+        #expect(good.isOpen)
+        connection.end()
+        await harness.acceptor.close()
+    }
+
+    @Test("neither silent nor dead connections fill the limit, and the silent are bounded")
+    func nothingFills() async throws {
+        let directory = try TemporaryDirectory()
+        let harness = try await listening(directory, settings: .init(maxConnections: 2, maxPending: 4))
+        let silent = try (0..<10).map { _ in try Client(directory("kms.sock")) }
+        for _ in 0..<20 {  // each dies before the next comes
+            let client = try Client(directory("kms.sock"))
+            client.sendPreface()
+            close(try await harness.nextConnection().descriptor)
+        }
+        let counts = await harness.acceptor.counts
+        #expect(counts.accepted == 20)
+        #expect(counts.pending <= 4)
+        #expect(silent[0].seesEnd())
+        await harness.acceptor.close()
+    }
+
+    @Test("one connection too many is refused; a place that becomes free is given again")
+    func limit() async throws {
+        let directory = try TemporaryDirectory()
+        let harness = try await listening(directory, settings: .init(maxConnections: 2))
+        let path = directory("kms.sock")
+        let first = try Client(path)
+        let second = try Client(path)
+        first.sendPreface()
+        let connection = try await harness.nextConnection()
+        second.sendPreface()
+        let other = try await harness.nextConnection()
+        for _ in 0..<3 {
+            let third = try Client(path)
+            third.sendPreface()
+            #expect(third.seesEnd())
+        }
+        #expect(await harness.acceptor.counts.refused == [.limit: 3])
+        #expect(harness.log.all.filter { $0.contains("socket.max_connections") }.count == 1)
+        connection.end()
+        let fourth = try Client(path)
+        fourth.sendPreface()
+        try await harness.nextConnection().end()
+        other.end()
+        await harness.acceptor.close()
+    }
+
+    @Test("a peer that leaves before its preface is complete is no refusal", arguments: [0, 5])
+    func abandoned(count: Int) async throws {
+        let directory = try TemporaryDirectory()
+        let harness = try await listening(directory)
+        do {
+            let client = try Client(directory("kms.sock"))
+            client.send(Preface.bytes.prefix(count))
+        }
+        #expect(await harness.recorder.sees(.abandoned))
+        #expect(
+            await harness.acceptor.counts
+                == {
+                    var counts = AcceptanceCounts()
+                    counts.abandoned = 1
+                    return counts
+                }())
+        await harness.acceptor.close()
+    }
+
+    @Test("without descriptors accepting pauses instead of spinning, says so once, and goes on")
+    func descriptorsRunOut() async throws {
+        let directory = try TemporaryDirectory()
+        await #expect(processExitsWith: .success) { [path = directory("kms.sock") as String] in
+            let harness = try Harness()
+            try await harness.acceptor.accept(from: socketAt(path))
+            let client = try Client(path)
+            var limit = rlimit()
+            let kind = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+            try #require(unsafe getrlimit(kind, &limit) == 0)
+            let before = limit.rlim_cur
+            // No number below the limit is free: every dup takes one.
+            var taken: [Int32] = []
+            limit.rlim_cur = 64
+            try #require(unsafe setrlimit(kind, &limit) == 0)
+            while case let number = dup(0), number >= 0 { taken.append(number) }
+            let late = taken.popLast().map { close($0) }
+            try #require(late == 0)
+            let second = try Client(path)  // the last free number
+            client.sendPreface()
+            second.sendPreface()
+            #expect(await harness.recorder.sees(.paused(true)))
+            let pauses = await harness.acceptor.counts.pauses
+            for _ in 0..<20 { #expect(await harness.acceptor.counts.pauses == pauses) }
+            #expect(harness.log.all.filter { $0.contains("LimitNOFILE") }.count == 1)
+            limit.rlim_cur = before
+            try #require(unsafe setrlimit(kind, &limit) == 0)
+            await harness.advance(by: .seconds(1))
+            #expect(await harness.recorder.sees(.paused(false)))
+            _ = try await harness.nextConnection()
+            await harness.acceptor.close()
+        }
+    }
+
+    @Test("a thousand connections leave no descriptor behind")
+    func noLeak() async throws {
+        let directory = try TemporaryDirectory()
+        await #expect(processExitsWith: .success) { [path = directory("kms.sock") as String] in
+            let harness = try Harness()
+            try await harness.acceptor.accept(from: socketAt(path))
+            func lowestFree() -> Int32 {
+                let number = dup(0)
+                close(number)
+                return number
+            }
+            func round() async throws {
+                let client = try Client(path)
+                client.sendPreface()
+                let connection = try await harness.nextConnection()
+                connection.end()
+                #expect(await harness.recorder.sees(.connections(0)))
+                let stranger = try Client(path)
+                stranger.send("x".utf8)
+                #expect(stranger.seesEnd())
+            }
+            try await round()
+            let before = lowestFree()
+            for _ in 0..<500 { try await round() }
+            #expect(lowestFree() == before)
+            await harness.acceptor.close()
+        }
+    }
+
+    // MARK: Peers
+
+    /// Becomes another user, connects and tells whether it was refused. For exit tests.
+    static func isRefused(_ path: String, uid: uid_t, gid: gid_t, groups: [gid_t]) throws -> Bool {
+        try #require(unsafe setgroups(groups.count, groups) == 0 && setgid(gid) == 0 && setuid(uid) == 0)
+        let client = try Client(path)
+        client.sendPreface()
+        return client.seesEnd()
+    }
+
+    @Test(
+        "another user is refused before the engine sees it, and the log shows the line to add",
+        .enabled(if: geteuid() == 0))
+    func strangerRefused() async throws {
+        let directory = try TemporaryDirectory()
+        let path = directory("kms.sock")
+        let harness = try Harness()
+        let permissions = try SocketPermissions(mode: 0o600, owner: 1234)
+        try await harness.acceptor.accept(
+            from: ListeningSocket(binding: SocketAddress(parsing: path), permissions: permissions))
+        for _ in 0..<2 {
+            await #expect(processExitsWith: .success) { [path = path as String] in
+                let isRefused = try Self.isRefused(path, uid: 1234, gid: 1234, groups: [])
+                #expect(isRefused)
+            }
+        }
+        #expect(await harness.acceptor.counts.refused == [.uid: 2])
+        let lines = harness.log.all.filter { $0.contains("not allowed") }
+        #expect(lines.count == 1)
+        #expect(lines.first?.hasPrefix("warning") == true)
+        #expect(lines.first?.contains("configuration=allow: { uids: [1234] }") == true)
+        await harness.acceptor.close()
+    }
+
+    @Test(
+        "a listed group admits by effective and by supplementary group; so does the socket's own",
+        .enabled(if: geteuid() == 0))
+    func groupAdmits() async throws {
+        let directory = try TemporaryDirectory()
+        let path = directory("kms.sock")
+        let harness = try Harness(policy: PeerPolicy(gids: [5555]))
+        let permissions = try SocketPermissions(mode: 0o660, owner: 1234, group: 4321)
+        try await harness.acceptor.accept(
+            from: ListeningSocket(binding: SocketAddress(parsing: path), permissions: permissions))
+        async let engine: Void = {
+            for _ in 0..<3 {
+                let connection = try await harness.nextConnection()
+                #expect(connection.peer.uid == 1234)
+                // An answer tells the client that it was admitted.
+                var byte: UInt8 = 1
+                #expect(unsafe write(connection.descriptor, &byte, 1) == 1)
+            }
+        }()
+        await #expect(processExitsWith: .success) { [path = path as String] in
+            let isRefused = try Self.isRefused(path, uid: 1234, gid: 5555, groups: [])
+            #expect(!isRefused)
+        }
+        await #expect(processExitsWith: .success) { [path = path as String] in
+            let isRefused = try Self.isRefused(path, uid: 1234, gid: 1, groups: [2, 3, 5555])
+            #expect(!isRefused)
+        }
+        await #expect(processExitsWith: .success) { [path = path as String] in
+            let isRefused = try Self.isRefused(path, uid: 1234, gid: 1, groups: (1...200).map { $0 } + [4321])
+            #expect(!isRefused)
+        }
+        try await engine
+        #expect(await harness.acceptor.counts.refused.isEmpty)
+        await harness.acceptor.close()
+    }
+
+    @Test("an abstract socket needs an allow-list")
+    func abstract() async throws {
+        let name = "@ksw-test-\(getpid())-acceptor"
+        let bare = try Harness()
+        await #expect {
+            try await bare.acceptor.accept(from: ListeningSocket(binding: SocketAddress(parsing: name)))
+        } throws: { error in
+            (error as? SocketFailure)?.code == .allowListRequired
+        }
+        await bare.acceptor.close()
+        let listed = try Harness(policy: PeerPolicy(uids: [geteuid()]))
+        try await listed.acceptor.accept(from: ListeningSocket(binding: SocketAddress(parsing: name)))
+        let client = try Client(name)
+        client.sendPreface()
+        try await listed.nextConnection().end()
+        await listed.acceptor.close()
+    }
+
+    // MARK: Drain
+
+    @Test("the drain frees the name at once: a successor binds it, and our close leaves it alone")
+    func drain() async throws {
+        let directory = try TemporaryDirectory()
+        let path = directory("kms.sock")
+        let harness = try await listening(directory)
+        let served = try Client(path)
+        served.sendPreface()
+        let connection = try await harness.nextConnection()
+        let silent = try Client(path)
+        await harness.acceptor.stopAccepting()
+        #expect(silent.seesEnd())
+        #expect(served.isOpen)
+        #expect(!exists(path))
+        let successor = try await listening(directory)
+        let client = try Client(path)
+        client.sendPreface()
+        let taken = try await successor.nextConnection()
+        connection.end()
+        #expect(await harness.recorder.sees(.connections(0)))
+        await harness.acceptor.close()
+        #expect(canConnect(path))
+        await #expect(throws: SocketFailure.self) {
+            try await harness.acceptor.accept(from: socketAt(directory("other.sock")))
+        }
+        taken.end()
+        await successor.acceptor.close()
+        #expect(!exists(path))
+    }
+
+    @Test("an adopted socket keeps collecting connections for the successor")
+    func adoptedDrain() async throws {
+        let directory = try TemporaryDirectory()
+        let path = directory("kms.sock")
+        let keeper = try required(OwnedDescriptor(adopting: ksw_unix_socket()))
+        try #require(unsafe ksw_unix_bind(keeper.number, path, path.utf8.count, 0) == 0)
+        try #require(listen(keeper.number, 16) == 0)
+        for _ in 0..<3 {
+            let harness = try Harness()
+            let waiting = try Client(path)
+            waiting.sendPreface()
+            let passed = ActivatedDescriptor(number: dup(keeper.number), name: "kms")
+            try await harness.acceptor.accept(from: ListeningSocket(adopting: passed))
+            try await harness.nextConnection().end()
+            await harness.acceptor.stopAccepting()
+            let late = try Client(path)
+            #expect(late.isOpen)
+            await harness.acceptor.close()
+            #expect(late.isOpen)
+            let next = ksw_accept(keeper.number)
+            #expect(next >= 0)
+            close(next)
+        }
+    }
+
+    @Test("calls after the close neither hang nor trap, however many come at a time")
+    func late() async throws {
+        let directory = try TemporaryDirectory()
+        let harness = try await listening(directory)
+        let acceptor = harness.acceptor
+        await acceptor.close()
+        let answers = await withTaskGroup(of: AcceptanceCounts.self, returning: Int.self) { group in
+            for _ in 0..<200 {
+                group.addTask {
+                    await acceptor.stopAccepting()
+                    return await acceptor.counts
+                }
+            }
+            var count = 0
+            for await counts in group where counts == AcceptanceCounts() { count += 1 }
+            return count
+        }
+        #expect(answers == 200)
+        await acceptor.close()
+    }
+
+    // MARK: Stall guard
+
+    @Test("the connection that stalls the engine is cut, the others stay")
+    func stalled() async throws {
+        let directory = try TemporaryDirectory()
+        let harness = try await listening(directory)
+        let path = directory("kms.sock")
+        let good = try Client(path)
+        good.sendPreface()
+        let goodConnection = try await harness.nextConnection()
+        let flood = try Client(path)
+        flood.sendPreface()
+        let flooded = try await harness.nextConnection()
+        flood.send(Array(repeating: 0, count: 40_000))
+        for _ in 0..<10 { await harness.advance(by: .milliseconds(100)) }
+        #expect(flood.isOpen && good.isOpen)
+        #expect(harness.engine.postedProbes >= 10)
+
+        harness.engine.turn(false)
+        for _ in 0..<3 { await harness.advance(by: .milliseconds(100)) }
+        #expect(flood.isOpen)
+        await harness.advance(by: .milliseconds(100))
+        #expect(flood.seesEnd())
+        #expect(await harness.recorder.sees(.refused(.stalled)))
+        #expect(await harness.acceptor.counts.isEngineStalled)
+        for _ in 0..<5 { await harness.advance(by: .milliseconds(100)) }
+        #expect(good.isOpen)
+        #expect(await harness.acceptor.counts.refused == [.stalled: 1])
+        #expect(
+            harness.log.all.contains { $0.contains("cut a connection") && $0.contains("pid=\(getpid())") })
+        flooded.end()
+        #expect(await harness.recorder.sees(.connections(1)))
+        goodConnection.end()
+        await harness.acceptor.close()
+    }
+
+    @Test("without connections nobody is asked anything")
+    func restsWhenIdle() async throws {
+        let directory = try TemporaryDirectory()
+        let harness = try await listening(directory)
+        for _ in 0..<5 { await harness.advance(by: .milliseconds(100)) }
+        #expect(harness.engine.postedProbes == 0)
+        let client = try Client(directory("kms.sock"))
+        client.sendPreface()
+        let connection = try await harness.nextConnection()
+        await harness.advance(by: .milliseconds(100))
+        #expect(harness.engine.postedProbes == 1)
+        connection.end()
+        #expect(await harness.recorder.sees(.connections(0)))
+        for _ in 0..<5 { await harness.advance(by: .milliseconds(100)) }
+        #expect(harness.engine.postedProbes == 1)
+        await harness.acceptor.close()
+    }
+
+    @Test("the acceptor's own thread acts when time is up, unasked")
+    func realTime() async throws {
+        let directory = try TemporaryDirectory()
+        let recorder = Recorder()
+        let acceptor = try SocketAcceptor(
+            settings: .init(handshakeTimeout: .milliseconds(20)), policy: PeerPolicy(), engine: FakeEngine(),
+            observer: recorder, logger: .init(label: "test") { _ in LogRecorder(lines: .init()) },
+            handOver: { _ in })
+        try await acceptor.accept(from: socketAt(directory("kms.sock")))
+        let silent = try Client(directory("kms.sock"))
+        #expect(silent.seesEnd())
+        #expect(await recorder.sees(.refused(.handshakeTimeout)))
+        await acceptor.close()
+    }
+}

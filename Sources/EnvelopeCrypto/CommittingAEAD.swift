@@ -60,11 +60,7 @@ public enum CommittingAEAD {
         salt: [UInt8]
     ) throws(CryptoFailure) -> [UInt8] {
         precondition(salt.count == saltCount)
-        return try seal(plaintext, under: key, header: header) { span in
-            for index in 0..<saltCount {
-                span.storeBytes(of: salt[index], toByteOffset: index, as: UInt8.self)
-            }
-        }
+        return try seal(plaintext, under: key, header: header) { $0.copy(salt.span, toByteOffset: 0) }
     }
 
     private static func seal(

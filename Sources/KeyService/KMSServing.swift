@@ -4,7 +4,9 @@
 public import KMSWire
 public import RemoteKMS
 
-/// Answers the KMS API. `KeyService` is the implementation; tests of the rooms above bring their own.
+/// Answers the KMS API.
+///
+/// `KeyService` is the implementation; tests of the rooms above bring their own.
 public protocol KMSServing: Sendable {
     /// Answers one validated request, at the latest at `deadline`.
     func perform(_ request: consuming KMSRequest, deadline: Deadline) async throws(KMSFailure) -> KMSReply
@@ -36,7 +38,7 @@ public struct KMSFailure: Error, Sendable, Equatable {
 
     /// The kind of failure.
     public let code: Code
-    /// One line: what failed, for which key, why, what to do. No secret.
+    /// One line, free of secrets: what failed, for which key, why, what to do.
     public let message: String
 
     /// A failure.

@@ -81,3 +81,21 @@ public final class SharedSecret: Sendable {
     /// Takes over `bytes`.
     public init(_ bytes: consuming SecretBytes) { self.bytes = bytes }
 }
+
+extension MutableRawSpan {
+    /// Copies all of `source` to `offset`; traps if it does not fit.
+    public mutating func copy(_ source: RawSpan, toByteOffset offset: Int) {
+        precondition(offset >= 0 && byteCount - offset >= source.byteCount, "copying past the end of a span")
+        guard source.byteCount > 0 else { return }
+        unsafe withUnsafeMutableBytes { target in
+            unsafe source.withUnsafeBytes { source in
+                unsafe UnsafeMutableRawBufferPointer(rebasing: target[offset...]).copyMemory(from: source)
+            }
+        }
+    }
+
+    /// Copies all of the public bytes `source` to `offset`; traps if it does not fit.
+    public mutating func copy(_ source: Span<UInt8>, toByteOffset offset: Int) {
+        unsafe copy(source.bytes, toByteOffset: offset)  // bytes of UInt8 have no padding
+    }
+}

@@ -70,6 +70,11 @@ public enum SecureMemory {
         }
     }
 
+    /// Compares with public bytes in a time that depends on the lengths only.
+    public static func isEqual(_ a: RawSpan, _ b: Span<UInt8>) -> Bool {
+        unsafe isEqual(a, b.bytes)  // bytes of UInt8 have no padding
+    }
+
     /// Fills `span` from getrandom(2), for salts and ids.
     ///
     /// Traps on a kernel without it (before 3.17).

@@ -147,6 +147,8 @@ def parse(envelope):
         raise NotOurs("unknown suite, api or flags")
     name = take(take(1)[0]).decode("ascii")
     wrapped = take(struct.unpack(">H", take(2))[0])
+    if not wrapped or (flags and len(wrapped) != len(suite_hash(suite, b""))):
+        raise NotOurs("wrapped key of an impossible length")
     header = envelope[:position]
     salt, commitment = take(32), take(32)
     body_count = len(envelope) - position - TAG_COUNT[suite]

@@ -63,15 +63,32 @@ class KeyFile:
         assert done.returncode == 0, f"key {verb}: {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def init(self):
-        self._run("init")
+    def init(self, *more):
+        self._run("init", *more)
         return self
 
     def add(self):
         return self._run("add")
 
-    def activate(self, *more):
-        return self._run("activate", *more)
+    def activate(self, version=None):
+        """Activates `version`, else the newest that is not active yet."""
+        return self._run("activate", version or [row[0] for row in self.versions if row[1] == "added"][-1])
+
+    def _rows(self):
+        # docs/local-key-file.md: key <uuid> <created> <state> <key> <check>
+        return [line.split() for line in self.path.read_text().splitlines() if line.startswith("key ")]
+
+    @property
+    def versions(self):
+        """(uuid, state) of each version, oldest first."""
+        return [(row[1], row[3]) for row in self._rows()]
+
+    @property
+    def secrets(self):
+        """The keys themselves, so that a test can look for them where they must not be."""
+        found = [bytes.fromhex(row[4]) for row in self._rows()]
+        assert found and all(len(key) == 32 for key in found), "the key file is not as documented"
+        return found
 
     def list(self):
         return self._run("list")

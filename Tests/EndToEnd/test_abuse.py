@@ -23,6 +23,8 @@ from kms import V2_PATH, v2
 
 #: What a hostile peer may cost at its worst, and what may stay of it, in MiB.
 PEAK, LEFT = 320, 48
+#: How many lines at level info or above one peer may cause in a few seconds.
+LOG_LINES = 200
 FLOOD_SECONDS = 2.5
 
 
@@ -54,6 +56,7 @@ def witnessed(daemon, peak=PEAK, left=LEFT):
     with daemon.kms() as kms:
         kms.status()
     rss, descriptors = daemon.rss_mib, daemon.descriptors
+    logged = daemon.log().count("\n")
     daemon.reset_peak_rss()
     witness = Witness(daemon)
     witness.start()
@@ -76,6 +79,9 @@ def witnessed(daemon, peak=PEAK, left=LEFT):
         lambda: daemon.rss_mib - rss < left, f"memory comes back (from {rss:.0f} MiB, now {daemon.rss_mib:.0f} MiB)"
     )
     eventually(lambda: daemon.descriptors <= descriptors, "the descriptors come back")
+    if daemon.configuration["log"]["level"] == "info":
+        lines = daemon.log().splitlines()[logged:]
+        assert len(lines) < LOG_LINES, f"{len(lines)} lines of log, such as:\n" + "\n".join(lines[-5:])
     with daemon.kms() as kms:
         contract.round_trip(kms)
 

@@ -80,9 +80,11 @@ private struct Sequence64: RandomNumberGenerator {
         return diagnostics.count == 1 ? diagnostics[0].description : "\(diagnostics.count) diagnostics"
     }
 
-    struct Excess: Sendable {
+    struct Excess: Sendable, CustomTestStringConvertible {
         var bytes: [UInt8]
         var line: String
+        // Not the bytes: a megabyte of them would be written into the log.
+        var testDescription: String { "\(bytes.count) bytes" }
 
         init(_ bytes: [UInt8], _ line: String) {
             self.bytes = bytes

@@ -13,6 +13,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import struct
 import sys
 
@@ -145,7 +146,10 @@ def parse(envelope):
     suite, api, flags = take(3)
     if suite not in SUITES or api not in (1, 2) or flags not in (0, 1) or (api == 1 and flags):
         raise NotOurs("unknown suite, api or flags")
-    name = take(take(1)[0]).decode("ascii")
+    name = take(take(1)[0])
+    if not re.fullmatch(rb"kw1\.[A-Za-z0-9_-]{22}\.(0|[1-9][0-9]{0,9})\.[A-Za-z0-9_-]{22}", name):
+        raise NotOurs("no key_id of ours")
+    name = name.decode("ascii")
     wrapped = take(struct.unpack(">H", take(2))[0])
     if not wrapped or (flags and len(wrapped) != len(suite_hash(suite, b""))):
         raise NotOurs("wrapped key of an impossible length")

@@ -99,7 +99,11 @@ let package = Package(
             "KeyService",
             ["KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "LocalProvider", logging]),
         tests(
-            "RequestDecoding", ["GRPCEngine", "KMSWire", "KeyService", "RemoteKMS", "SecureMemory", logging]),
+            "RequestDecoding",
+            [
+                "GRPCEngine", "KMSWire", "KeyService", "RemoteKMS", "SecureMemory", "Observability", logging,
+                .product(name: "InMemoryLogging", package: "swift-log"),
+            ]),
         tests("Configuration", []),
         tests("Observability", [logging, metrics]),
         tests("Lifecycle", []),

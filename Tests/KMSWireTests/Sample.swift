@@ -5,6 +5,7 @@ import Foundation
 import KMSWire
 import SecureMemory
 import SwiftProtobuf
+import Testing
 
 /// The values of one message, by the names of the .proto file.
 struct Sample: Equatable {
@@ -31,6 +32,23 @@ struct Sample: Equatable {
         let entries = annotations.map { "\(hex(Array($0.key.utf8))):\(hex($0.value))" }.sorted()
         return (fields + ["{\(entries.joined(separator: ","))}"]).joined(separator: ";")
     }
+}
+
+extension Sample: CustomTestStringConvertible {
+    /// Test output is for people: no kilobytes of values.
+    var testDescription: String {
+        let sizes = values.sorted { $0.key < $1.key }.map { "\($0.key) of \($0.value.count)" }
+        return "\(message.rawValue) with \(sizes.joined(separator: ", "))"
+    }
+}
+
+/// A message as a test argument, shown by its beginning.
+struct Encoded: CustomTestStringConvertible {
+    let bytes: [UInt8]
+
+    init(_ bytes: [UInt8]) { self.bytes = bytes }
+
+    var testDescription: String { "\(bytes.count) bytes \(hex(Array(bytes.prefix(8))))..." }
 }
 
 func hex(_ bytes: [UInt8]) -> String {

@@ -202,24 +202,24 @@ struct StrictReadingTests {
         "errors are one line that names message, field, byte and rule",
         arguments: [
             (
-                WireMessage.v2EncryptRequest, field(1, count: 40_000),
+                WireMessage.v2EncryptRequest, Encoded(field(1, count: 40_000)),
                 "v2.EncryptRequest.plaintext (field 1) at byte 0: 40000 bytes, at most 32768 are accepted"
             ),
             (
-                .v2EncryptRequest, key + field(9, "x"),
+                .v2EncryptRequest, Encoded(key + field(9, "x")),
                 "v2.EncryptRequest, field 9 at byte 3: this message has no such field; is the caller made for a newer API?"
             ),
             (
-                .v1DecryptRequest, [0xff],
+                .v1DecryptRequest, Encoded([0xff]),
                 "v1beta1.DecryptRequest at byte 0: the message ends within the field"
             ),
             (
-                .v1EncryptRequest, field(1, "v2"),
+                .v1EncryptRequest, Encoded(field(1, "v2")),
                 "v1beta1.EncryptRequest.version (field 1) at byte 0: neither empty nor v1beta1, the only version of this service"
             ),
         ])
-    func description(_ message: WireMessage, _ bytes: [UInt8], _ text: String) {
-        let error = #expect(throws: WireError.self) { _ = try ourSample(message, bytes) }
+    func description(_ message: WireMessage, _ encoded: Encoded, _ text: String) {
+        let error = #expect(throws: WireError.self) { _ = try ourSample(message, encoded.bytes) }
         #expect(error?.description == text)
     }
 }
@@ -230,15 +230,18 @@ struct LenientReadingTests {
     @Test(
         "fields as long as they may be",
         arguments: [
-            (WireMessage.v2EncryptRequest, field(1, count: 32_768) + field(2, count: 256)),
-            (.v1EncryptRequest, field(2, count: 32_768)), (.v1DecryptRequest, field(2, count: 65_535)),
-            (.v2DecryptRequest, field(1, count: 1_024) + field(3, count: 1_024)),
-            (.v2DecryptRequest, decrypt + field(4, field(1, "a.b") + field(2, count: 32_765))),
-            (.v2EncryptResponse, field(1, count: 1_024) + field(2, count: 1_024)),
-            (.v1EncryptResponse, field(1, count: 65_535)), (.v2DecryptResponse, field(1, count: 32_768)),
+            (WireMessage.v2EncryptRequest, Encoded(field(1, count: 32_768) + field(2, count: 256))),
+            (.v1EncryptRequest, Encoded(field(2, count: 32_768))),
+            (.v1DecryptRequest, Encoded(field(2, count: 65_535))),
+            (.v2DecryptRequest, Encoded(field(1, count: 1_024) + field(3, count: 1_024))),
+            (.v2DecryptRequest, Encoded(decrypt + field(4, field(1, "a.b") + field(2, count: 32_765)))),
+            (.v2EncryptResponse, Encoded(field(1, count: 1_024) + field(2, count: 1_024))),
+            (.v1EncryptResponse, Encoded(field(1, count: 65_535))),
+            (.v2DecryptResponse, Encoded(field(1, count: 32_768))),
         ])
-    func bounds(_ message: WireMessage, _ bytes: [UInt8]) throws {
-        #expect(try ourSample(message, bytes).line == referenceSample(message, bytes).line)
+    func bounds(_ message: WireMessage, _ encoded: Encoded) throws {
+        let ours = try ourSample(message, encoded.bytes)
+        #expect(try ours.line == referenceSample(message, encoded.bytes).line)
     }
 
     @Test(

@@ -1,0 +1,129 @@
+import InMemoryLogging
+import KMSWire
+import KeyService
+import Logging
+import Testing
+
+@testable import RequestDecoding
+
+@Suite("what a call leaves behind")
+struct CallRecordTests {
+    @Test(
+        "at debug, one line with uid, method, key_id, code and duration",
+        arguments: [KMSMethod.v2Encrypt, .v2Decrypt])
+    func debugLine(_ method: KMSMethod) async throws {
+        let bench = Bench(level: .debug)
+        bench.clock.tick(.microseconds(1_500))
+        _ = try await bench.call(
+            method, method == .v2Encrypt ? goodEncrypt(uid: "u-1") : goodDecrypt(uid: "u-1"))
+        #expect(bench.log.entries.count == 1)
+        let entry = try #require(bench.log.entries.first)
+        #expect(entry.level == .debug)
+        #expect(
+            entry.metadata == [
+                "api": "v2", "method": "\(method.name)", "code": "OK", "duration_ms": "1.5",
+                "request_uid": "u-1",
+                "key_id": "id",
+            ])
+    }
+
+    @Test("above debug, nothing as long as all is well")
+    func quiet() async throws {
+        let bench = Bench(level: .info)
+        for _ in 0..<10 { _ = try await bench.call(.v2Encrypt, goodEncrypt()) }
+        #expect(bench.log.entries.isEmpty)
+    }
+
+    @Test("a failure is a warning with its cause, uid and key_id")
+    func failure() async throws {
+        let bench = Bench(.failing(KMSFailure(.permissionDenied, "key primary: 403: grant kms:Decrypt")))
+        bench.clock.tick(.milliseconds(2))
+        _ = await bench.failure(.v2Decrypt, goodDecrypt(uid: "u-9"))
+        let entry = try #require(bench.log.entries.first)
+        #expect(bench.log.entries.count == 1)
+        #expect(entry.level == .warning)
+        #expect(
+            entry.metadata == [
+                "api": "v2", "method": "decrypt", "code": "PERMISSION_DENIED", "duration_ms": "2.0",
+                "request_uid": "u-9", "key_id": "id", "error": "key primary: 403: grant kms:Decrypt",
+            ])
+    }
+
+    @Test("a flood of one failure gives one warning a second, with the number left out")
+    func flood() async throws {
+        let bench = Bench(.failing(KMSFailure(.unavailable, "down")))
+        for _ in 0..<300 { _ = await bench.failure(.v2Decrypt, goodDecrypt()) }
+        #expect(bench.log.entries.count == 1)
+        #expect(bench.log.entries.first?.metadata["count"] == nil)
+        _ = await bench.failure(.v2Encrypt, goodEncrypt())
+        #expect(bench.log.entries.count == 2, "another method is warned of by itself")
+        bench.service.become(.failing(KMSFailure(.resourceExhausted, "full")))
+        _ = await bench.failure(.v2Decrypt, goodDecrypt())
+        #expect(bench.log.entries.count == 3, "another code is warned of by itself")
+        bench.service.become(.failing(KMSFailure(.unavailable, "down")))
+        bench.clock.advance(by: .milliseconds(999))
+        _ = await bench.failure(.v2Decrypt, goodDecrypt())
+        #expect(bench.log.entries.count == 3)
+        bench.clock.advance(by: .milliseconds(1))
+        _ = await bench.failure(.v2Decrypt, goodDecrypt())
+        #expect(bench.log.entries.count == 4)
+        #expect(bench.log.entries.last?.metadata["count"] == "300")
+    }
+
+    @Test("warnings left out are still there at debug")
+    func floodAtDebug() async {
+        let bench = Bench(.failing(KMSFailure(.unavailable, "down")), level: .debug)
+        for _ in 0..<3 { _ = await bench.failure(.v2Decrypt, goodDecrypt()) }
+        #expect(bench.log.entries.map(\.level) == [.warning, .debug, .debug])
+    }
+
+    @Test("no log line, metric or error holds a plaintext, whatever happens to the call")
+    func noPlaintext() async throws {
+        let moods: [TurningService.Mood] = [
+            .working, .failing(KMSFailure(.internal, "defect")), .confused, .excessive,
+        ]
+        let hex = marker.utf8.map { String($0, radix: 16) }.joined()
+        for mood in moods {
+            let bench = Bench(mood, level: .trace)
+            var said: [String] = []
+            let damaged = goodEncrypt() + [0x0e]
+            let early = goodEncrypt(uid: "a\nb")
+            for message in [goodEncrypt(), damaged, early, Array(goodEncrypt().dropLast())] {
+                said.append("\(String(describing: await bench.failure(.v2Encrypt, message)))")
+            }
+            said.append("\(String(describing: await bench.failure(.v2Decrypt, goodDecrypt())))")
+            said += bench.log.entries.map { "\($0)" }
+            said.append(bench.page)
+            for text in said {
+                #expect(!text.contains(marker))
+                #expect(!text.contains(hex))
+                #expect(!text.contains(String(marker.reversed())))
+            }
+        }
+    }
+
+    @Test("each call is counted by its status and timed")
+    func metrics() async throws {
+        let bench = Bench()
+        bench.clock.tick(.milliseconds(4))
+        for _ in 0..<3 { _ = try await bench.call(.v2Encrypt, goodEncrypt()) }
+        _ = await bench.failure(.v2Decrypt, goodDecrypt(keyID: "other"))
+        #expect(bench.metric("kmsward_requests_total{api=\"v2\",method=\"encrypt\",code=\"OK\"}") == "3")
+        #expect(
+            bench.metric("kmsward_requests_total{api=\"v2\",method=\"decrypt\",code=\"INVALID_ARGUMENT\"}")
+                == "1")
+        #expect(bench.metric("kmsward_request_duration_seconds_count{api=\"v2\",method=\"encrypt\"}") == "3")
+        let sum = try #require(
+            bench.metric("kmsward_request_duration_seconds_sum{api=\"v2\",method=\"encrypt\"}"))
+        #expect(Double(sum) == 0.012)
+    }
+
+    @Test("every series of every method is there from the start, so that a first failure is a change")
+    func zeroes() {
+        let bench = Bench()
+        let lines = bench.page.split(separator: "\n").filter { $0.hasPrefix("kmsward_requests_total{") }
+        #expect(lines.count == KMSMethod.allCases.count * 17)
+        #expect(lines.allSatisfy { $0.hasSuffix(" 0") })
+        #expect(!bench.page.contains("\"other\""))
+    }
+}

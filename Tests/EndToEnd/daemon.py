@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
+import uuid
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -82,6 +83,23 @@ class KeyFile:
     def versions(self):
         """(uuid, state) of each version, oldest first."""
         return [(row[1], row[3]) for row in self._rows()]
+
+    @property
+    def identity(self):
+        """The file's own UUID."""
+        (line,) = [line for line in self.path.read_text().splitlines() if line.startswith("file ")]
+        return uuid.UUID(line.split()[1])
+
+    @property
+    def active(self):
+        """(uuid, time of making) of the version that wraps."""
+        ((version, created),) = [(row[1], row[2]) for row in self._rows() if row[3] == "active"]
+        return uuid.UUID(version), created
+
+    def key_of(self, version):
+        """The key of one version."""
+        (key,) = [row[4] for row in self._rows() if uuid.UUID(row[1]) == version]
+        return bytes.fromhex(key)
 
     @property
     def secrets(self):

@@ -6,6 +6,8 @@ import pathlib
 import ciphertext_vectors
 import pytest
 
+pytestmark = pytest.mark.no_binary
+
 VECTORS = json.loads((pathlib.Path(__file__).parent.parent / "Vectors" / "ciphertext.json").read_text("utf-8"))
 
 

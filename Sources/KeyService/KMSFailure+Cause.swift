@@ -1,0 +1,34 @@
+internal import RemoteKMS
+
+extension KMSFailure {
+    /// What the API server is told when the backend of key `key` failed.
+    init(_ error: RemoteKMSError, key: String) {
+        let code: Code =
+            switch error.code {
+            case .deadlineExceeded: .deadlineExceeded
+            case .unavailable, .throttled, .malformedReply: .unavailable
+            case .unauthenticated: .unauthenticated
+            case .permissionDenied: .permissionDenied
+            case .keyNotFound, .keyDisabled, .misconfigured: .failedPrecondition
+            case .invalidCiphertext: .invalidArgument
+            }
+        self.init(code, "key \(key): \(error)")
+    }
+
+    /// What the API server is told when an envelope of key `key` was not written or read.
+    init(_ error: EnvelopeError, key: String) {
+        switch error {
+        case .notAnEnvelope, .malformed, .requestMismatch, .plaintextLength:
+            self.init(.invalidArgument, "key \(key): \(error)")
+        case .cannotOpen: self = .damaged(key: key)
+        case .wrappedKeyLength, .contextTooLong: self.init(.failedPrecondition, "key \(key): \(error)")
+        case .crypto: self.init(.internal, "key \(key): \(error)")
+        }
+    }
+
+    /// The one answer to every ciphertext that names a key of ours and does not open, so that nothing can be learned
+    /// from how it fails.
+    static func damaged(key: String) -> KMSFailure {
+        KMSFailure(.invalidArgument, "key \(key): \(EnvelopeError.cannotOpen)")
+    }
+}

@@ -1,0 +1,131 @@
+private import Glibc
+public import Logging
+private import Observability
+internal import RemoteKMS
+
+/// The configured keys: the first encrypts, all decrypt.
+///
+/// `run` watches them; Status and Encrypt read what it found. Nothing here calls a backend for a request, save a
+/// Decrypt that meets a local KEK it has not seen.
+public final class KeyRing: Sendable {
+    let keys: [RingKey]
+
+    private let history: HistoryFile
+    private let settings: KeyRingSettings
+    private let logger: Logger
+    private let metrics = KeyMetrics()
+    private let epochSeconds: @Sendable () -> Int64
+
+    /// Pause after a failed step of a key that does not serve yet; doubled until it is `observeEvery`.
+    private static let firstRetry = Duration.seconds(1)
+
+    /// A ring of at least one key; reads `keyring.json`, calls no backend.
+    ///
+    /// `epochSeconds` is the time of day in seconds since 1970: local KEKs are dated with it.
+    public init(
+        _ settings: KeyRingSettings, logger: Logger,
+        epochSeconds: @escaping @Sendable () -> Int64 = KeyRing.timeOfDay
+    ) {
+        precondition(!settings.keys.isEmpty, "the configuration has at least one key")
+        let history = HistoryFile(directory: settings.stateDirectory)
+        if let warning = history.warning {
+            logger.warning("the key history is not read", metadata: [Names.LogKey.error: "\(warning)"])
+        }
+        let opened = OpenedLocalKEKs()
+        self.settings = settings
+        self.history = history
+        self.logger = logger
+        self.epochSeconds = epochSeconds
+        keys = settings.keys.enumerated().map { index, key in
+            RingKey(
+                key, encrypts: index == 0, ring: settings, history: history, opened: opened, logger: logger)
+        }
+    }
+
+    /// The system's time of day, seconds since 1970.
+    public static func timeOfDay() -> Int64 { Int64(time(nil)) }
+
+    /// Observes every key until the task is cancelled, each at its own pace.
+    public func run<C: Clock>(clock: C = ContinuousClock()) async where C.Duration == Duration {
+        let start = clock.now
+        await withTaskGroup(of: Void.self) { group in
+            for key in keys {
+                group.addTask {
+                    var retry = Self.firstRetry
+                    while !Task.isCancelled {
+                        await self.step(key, uptime: start.duration(to: clock.now))
+                        let isServing = key.snapshot(at: self.epochSeconds()).state == .active
+                        let pause =
+                            isServing ? self.settings.observeEvery : min(retry, self.settings.observeEvery)
+                        retry = isServing ? Self.firstRetry : retry * 2
+                        // Cancelled: the loop ends.
+                        try? await clock.sleep(for: pause)
+                    }
+                }
+            }
+        }
+        saveHistory()
+    }
+
+    /// One observation of every key, as `run` makes them.
+    func observeOnce(uptime: Duration) async {
+        await withTaskGroup(of: Void.self) { group in
+            for key in keys { group.addTask { await self.step(key, uptime: uptime) } }
+        }
+    }
+
+    /// What may be said of every key now, in the order of the configuration.
+    public func snapshot() -> [KeySnapshot] {
+        let now = epochSeconds()
+        return keys.map { $0.snapshot(at: now) }
+    }
+
+    /// Waits until it is known whether the key that encrypts works, at most so long; true if it is known.
+    public func waitForFirstVerdict(
+        atMost limit: Duration, clock: any Clock<Duration> = ContinuousClock()
+    ) async -> Bool {
+        await keys[0].firstVerdict.wait(atMost: limit, on: clock)
+    }
+
+    /// The key that answers for ciphertexts of this key_id.
+    ///
+    /// Decided from the configuration and what the keys are; no backend is asked, least of all the one that the
+    /// key_id names.
+    func key(
+        accepting keyID: String, waitingAtMost limit: Duration, clock: any Clock<Duration>
+    ) async throws(KMSFailure) -> RingKey {
+        if let key = keys.first(where: { $0.accepts(keyID) }) { return key }
+        // A key that could not be looked at yet may be the one.
+        let end = ContinuousClock.now + limit
+        for key in keys where !key.isDescribed {
+            _ = await key.firstVerdict.wait(atMost: ContinuousClock.now.duration(to: end), on: clock)
+        }
+        if let key = keys.first(where: { $0.accepts(keyID) }) { return key }
+        if Task.isCancelled { throw KMSFailure(.cancelled, "the caller gave up") }
+        if let unknown = keys.first(where: { !$0.isDescribed }) {
+            throw unknown.failure ?? Self.starting(unknown)
+        }
+        let name = (try? KeyID(parsing: keyID)).map { "key_id \($0)" } ?? "the key_id"
+        throw KMSFailure(
+            .invalidArgument,
+            "\(name) belongs to no configured key: configure the key that wrote it, or name it in accept_identities or"
+                + " adopt_key_ids")
+    }
+
+    static func starting(_ key: RingKey) -> KMSFailure {
+        KMSFailure(
+            .unavailable, "key \(key.settings.name): not known yet whether it works: try again in a moment")
+    }
+
+    private func step(_ key: RingKey, uptime: Duration) async {
+        await key.step(at: Moment(uptime: uptime, epochSeconds: epochSeconds()))
+        saveHistory()
+        metrics.publish(key.snapshot(at: epochSeconds()))
+    }
+
+    private func saveHistory() {
+        if let warning = history.save() {
+            logger.warning("the key history is not written", metadata: [Names.LogKey.error: "\(warning)"])
+        }
+    }
+}

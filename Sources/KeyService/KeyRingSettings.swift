@@ -1,0 +1,65 @@
+public import EnvelopeCrypto
+public import RemoteKMS
+
+/// One configured key.
+public struct KeySettings: Sendable {
+    /// The operator's name for it; in logs, metrics and errors.
+    public var name: String
+    /// Where it lives.
+    public var provider: any Provider
+    /// What it seals with; what it opens is said by each ciphertext.
+    public var suite: Suite
+    /// Part of key_id that only the shared configuration sets: raised to let a former key version come back.
+    public var epoch: UInt32
+    /// F parts of other identities whose ciphertexts are this key's, 22 characters each.
+    public var acceptIdentities: [String]
+    /// Whole key_ids written by other plugins whose ciphertexts are this key's.
+    public var adoptKeyIDs: [String]
+    /// Age at which a new local KEK is made.
+    public var localKEKMaximumAge: Duration
+    /// Number of sealed messages after which a new local KEK is made; checked at each observation.
+    public var localKEKMaximumUses: UInt64
+
+    /// A key.
+    public init(
+        name: String, provider: any Provider, suite: Suite, epoch: UInt32 = 0,
+        acceptIdentities: [String] = [],
+        adoptKeyIDs: [String] = [], localKEKMaximumAge: Duration = .seconds(30 * 86_400),
+        localKEKMaximumUses: UInt64 = 1 << 32
+    ) {
+        self.name = name
+        self.provider = provider
+        self.suite = suite
+        self.epoch = epoch
+        self.acceptIdentities = acceptIdentities
+        self.adoptKeyIDs = adoptKeyIDs
+        self.localKEKMaximumAge = localKEKMaximumAge
+        self.localKEKMaximumUses = localKEKMaximumUses
+    }
+}
+
+/// The configured keys and how they are watched.
+public struct KeyRingSettings: Sendable {
+    /// At least one; the first encrypts, all decrypt.
+    public var keys: [KeySettings]
+    /// Up to 255 bytes that tell clusters apart; bound into key_id and ciphertext, the same on every replica.
+    public var clusterContext: String
+    /// Where `keyring.json` lies; nil keeps the history in memory.
+    public var stateDirectory: String?
+    /// How often each key is observed.
+    public var observeEvery: Duration
+    /// How long a new version must have been seen before it encrypts.
+    public var settle: Duration
+
+    /// Settings.
+    public init(
+        keys: [KeySettings], clusterContext: String = "", stateDirectory: String? = nil,
+        observeEvery: Duration = .seconds(30), settle: Duration = .seconds(90)
+    ) {
+        self.keys = keys
+        self.clusterContext = clusterContext
+        self.stateDirectory = stateDirectory
+        self.observeEvery = observeEvery
+        self.settle = settle
+    }
+}

@@ -1,0 +1,139 @@
+internal import EnvelopeCrypto
+public import KMSWire
+public import RemoteKMS
+internal import SecureMemory
+
+/// Answers the KMS API from a key ring.
+///
+/// Sizes: Encrypt takes every plaintext from 1 byte to what fits the ciphertext (1,024 bytes in v2, 65,535 in v1) and
+/// refuses others; kube-apiserver sends 32 bytes. The 4 bytes `ping` of the v1 health check are answered by the
+/// state of the write key and never reach a backend. Status is `ok` with a key_id, or a gRPC error with cause and
+/// remedy: an API server takes healthz text as a reason to go on writing (contract of Kubernetes, Status).
+public struct KeyService: KMSServing {
+    /// What Status says it speaks; API servers pin the first one they see.
+    public enum V2Version: String, Sendable, CaseIterable {
+        /// Kubernetes 1.29 and later.
+        case v2
+        /// Kubernetes 1.27 and later.
+        case v2beta1
+    }
+
+    private let ring: KeyRing
+    private let v2Version: V2Version
+    private let runtimeVersion: String
+    private let clock: any Clock<Duration>
+    private let ping: PingSeal
+
+    /// The longest that Status waits for the first verdict.
+    private static let statusWait = Duration.seconds(2)
+
+    /// A service over `ring`, whose `run` must be running; `runtimeVersion` is the daemon's semantic version.
+    public init(
+        ring: KeyRing, v2Version: V2Version = .v2beta1, runtimeVersion: String,
+        clock: any Clock<Duration> = ContinuousClock()
+    ) {
+        self.ring = ring
+        self.v2Version = v2Version
+        self.runtimeVersion = runtimeVersion
+        self.clock = clock
+        ping = PingSeal(suite: ring.keys[0].settings.suite)
+    }
+
+    /// Answers one request; see `KMSServing`.
+    public func perform(
+        _ request: consuming KMSRequest, deadline: Deadline
+    ) async throws(KMSFailure) -> KMSReply {
+        switch consume request {
+        case .version:
+            return .version(
+                VersionReply(version: "v1beta1", runtimeName: "kmsward", runtimeVersion: runtimeVersion))
+        case .status:
+            let active = try await active(within: min(Self.statusWait, deadline.budget))
+            return .status(
+                StatusReply(version: v2Version.rawValue, healthz: "ok", keyID: active.keyID.description))
+        case .encrypt(let request):
+            return .encrypted(request.api, try await encrypt(request, deadline: deadline))
+        case .decrypt(let request):
+            return .decrypted(request.api, try await decrypt(request, deadline: deadline))
+        }
+    }
+
+    private func encrypt(
+        _ request: borrowing EncryptRequest, deadline: Deadline
+    ) async throws(KMSFailure) -> EncryptReply {
+        let active = try await active(within: deadline.budget)
+        if request.api == .v1beta1, PingSeal.isPing(request.plaintext) {
+            do throws(CryptoFailure) {
+                return EncryptReply(
+                    ciphertext: try ping.seal(request.plaintext), keyID: active.keyID.description)
+            } catch { throw KMSFailure(.crypto(error), key: name) }
+        }
+        do throws(EnvelopeError) {
+            return try active.seal(request.plaintext, api: request.api)
+        } catch { throw KMSFailure(error, key: name) }
+    }
+
+    private func decrypt(
+        _ request: DecryptRequest, deadline: Deadline
+    ) async throws(KMSFailure) -> SecretBytes {
+        if request.api == .v1beta1, PingSeal.hasHeader(request.ciphertext) { return try openPing(request) }
+        let key: RingKey
+        let envelope: Envelope
+        switch request.api {
+        case .v2:
+            // The key_id first: what it does not name is not even parsed.
+            guard !request.keyID.isEmpty else {
+                throw KMSFailure(.invalidArgument, "the request has no key_id: the stored object was altered")
+            }
+            key = try await ring.key(accepting: request.keyID, waitingAtMost: deadline.budget, clock: clock)
+            envelope = try parse(request, key: key.settings.name)
+        case .v1beta1:
+            envelope = try parse(request, key: name)
+            key = try await ring.key(
+                accepting: envelope.keyID.description, waitingAtMost: deadline.budget, clock: clock)
+        }
+        let kek = try await key.localKEK(
+            of: envelope, deadline: Deadline(deadline.instant - deadline.reserve))
+        do throws(EnvelopeError) { return try envelope.open(under: kek) } catch {
+            throw KMSFailure(error, key: key.settings.name)
+        }
+    }
+
+    private func parse(_ request: DecryptRequest, key: String) throws(KMSFailure) -> Envelope {
+        do throws(EnvelopeError) { return try Envelope(parsing: request) } catch {
+            throw KMSFailure(error, key: key)
+        }
+    }
+
+    private func openPing(_ request: DecryptRequest) throws(KMSFailure) -> SecretBytes {
+        do throws(CryptoFailure) { return try ping.open(request.ciphertext) } catch .notAuthentic {
+            throw KMSFailure(
+                .invalidArgument,
+                "this `ping` was sealed by another process: health checks do not outlive a restart")
+        } catch { throw KMSFailure(.crypto(error), key: name) }
+    }
+
+    /// Name of the key that encrypts.
+    private var name: String { ring.keys[0].settings.name }
+
+    /// What Status and Encrypt use; waits for the first verdict, no longer than `limit`.
+    private func active(within limit: Duration) async throws(KMSFailure) -> Active {
+        let key = ring.keys[0]
+        if case .starting = key.verdict {
+            let isGiven = await key.firstVerdict.wait(atMost: limit, on: clock)
+            if !isGiven && Task.isCancelled { throw KMSFailure(.cancelled, "the caller gave up") }
+        }
+        switch key.verdict {
+        case .ready(let active): return active
+        case .failed(let failure): throw failure
+        case .starting: throw KeyRing.starting(key)
+        }
+    }
+}
+
+extension Deadline {
+    /// What the answer needs to reach the caller.
+    fileprivate var reserve: Duration { max(.milliseconds(50), remaining / 20) }
+    /// What a call may spend on waiting; zero or less when it is too late.
+    fileprivate var budget: Duration { remaining - reserve }
+}

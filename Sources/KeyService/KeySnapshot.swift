@@ -1,0 +1,31 @@
+/// What may be said of one configured key now: for readiness, metrics, logs and the status line.
+public struct KeySnapshot: Sendable, Equatable {
+    /// Whether it serves.
+    public enum State: String, Sendable, CaseIterable {
+        /// Not known yet.
+        case starting
+        /// It encrypts and decrypts (the first key), or its ciphertexts are known (the others).
+        case active
+        /// It does not serve; `trouble` says why.
+        case failed
+    }
+
+    /// The configured name.
+    public let name: String
+    /// The provider's name.
+    public let provider: String
+    /// Whether this is the key that encrypts.
+    public let encrypts: Bool
+    /// Whether it serves.
+    public let state: State
+    /// The key_id that is announced, or that would be (keys that only decrypt); nil while it is not known.
+    public let keyID: String?
+    /// One line with cause and remedy of what went wrong last; an active key may have trouble too.
+    public let trouble: String?
+    /// Age of the local KEK that encrypts now.
+    public let localKEKAge: Duration?
+    /// Messages sealed under it since this process took it up.
+    public let localKEKUses: UInt64?
+    /// When the backend last proved that it unwraps what it wrapped, seconds since 1970.
+    public let lastProof: Int64?
+}

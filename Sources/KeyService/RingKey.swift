@@ -1,0 +1,394 @@
+internal import EnvelopeCrypto
+internal import FoundationEssentials
+internal import Logging
+private import Observability
+internal import RemoteKMS
+internal import SecureMemory
+private import Synchronization
+
+/// One configured key: what is known of it, and the local KEK it encrypts with if it is the first.
+final class RingKey: Sendable {
+    /// How a call that needs the Active is to be answered.
+    enum Verdict {
+        case starting
+        case ready(Active)
+        case failed(KMSFailure)
+    }
+
+    private struct State {
+        var observer: RotationObserver
+        var acceptance: KeyAcceptance
+        var observedID: KeyID?
+        var active: Active?
+        var failure: RemoteKMSError?
+        var lastProof: Int64?
+        var isStepping = false
+    }
+
+    let settings: KeySettings
+    /// Whether this is the key that encrypts.
+    let encrypts: Bool
+    /// Given when the first step has ended, well or badly.
+    let firstVerdict = FirstVerdict()
+
+    private let provider: MeasuredProvider
+    private let clusterContext: String
+    private let history: HistoryFile
+    private let opened: OpenedLocalKEKs
+    private let logger: Logger
+    private let state: Mutex<State>
+
+    /// How long the backend may take for one call of a step; no caller waits for these.
+    private static let callLimit = Duration.seconds(10)
+    /// How many remembered local KEKs are tried before a new one is made.
+    private static let adoptionTries = 16
+
+    init(
+        _ settings: KeySettings, encrypts: Bool, ring: KeyRingSettings, history: HistoryFile,
+        opened: OpenedLocalKEKs, logger: Logger
+    ) {
+        self.settings = settings
+        self.encrypts = encrypts
+        provider = MeasuredProvider(settings.provider, key: settings.name)
+        clusterContext = ring.clusterContext
+        self.history = history
+        self.opened = opened
+        var logger = logger
+        logger[metadataKey: Names.LogKey.key] = "\(settings.name)"
+        self.logger = logger
+        state = Mutex(
+            State(
+                observer: RotationObserver(keyName: settings.name, settle: ring.settle),
+                // No F is empty: until the key is described, only what the configuration lists is accepted.
+                acceptance: KeyAcceptance(
+                    keyPart: "", acceptIdentities: settings.acceptIdentities,
+                    adoptKeyIDs: settings.adoptKeyIDs)))
+    }
+
+    // MARK: the way of a request
+
+    /// What Status and Encrypt have to go by, now.
+    var verdict: Verdict {
+        state.withLock { state in
+            switch (state.active, state.failure) {
+            // The key's own KMS says so: at first sight nothing more is written under it.
+            case (.some, let failure?) where failure.code == .keyDisabled:
+                .failed(KMSFailure(failure, key: settings.name))
+            case (let active?, _): .ready(active)
+            case (nil, let failure?): .failed(KMSFailure(failure, key: settings.name))
+            case (nil, nil): .starting
+            }
+        }
+    }
+
+    /// Whether this key answers for ciphertexts of that key_id.
+    func accepts(_ keyID: String) -> Bool { state.withLock { $0.acceptance }.accepts(keyID) }
+
+    /// Whether it is known which key_ids are this key's; until then a strange one may be.
+    var isDescribed: Bool { state.withLock { $0.observedID != nil } }
+
+    /// Why it is not, if a step has tried.
+    var failure: KMSFailure? { state.withLock { $0.failure }.map { KMSFailure($0, key: settings.name) } }
+
+    /// The local KEK that an envelope was sealed with: from memory, else unwrapped by the backend.
+    func localKEK(of envelope: Envelope, deadline: Deadline) async throws(KMSFailure) -> LocalKEK {
+        let wrapped = envelope.wrappedKey
+        if let active = state.withLock({ $0.active }), active.wrappedKey == wrapped { return active.localKEK }
+        let digest: WrappedKeyDigest
+        do throws(EnvelopeError) {
+            digest = try envelope.wrappedKeyDigest(clusterContext: clusterContext)
+        } catch { throw KMSFailure(error, key: settings.name) }
+        if let kek = opened[digest] { return kek }
+
+        let kek: LocalKEK
+        do throws(RemoteKMSError) {
+            kek = try await unwrap(wrapped, keyID: envelope.keyID, suite: envelope.suite, deadline: deadline)
+        } catch {
+            if Task.isCancelled { throw KMSFailure(.cancelled, "key \(settings.name): the caller gave up") }
+            throw error.code == .invalidCiphertext
+                ? .damaged(key: settings.name) : KMSFailure(error, key: settings.name)
+        }
+        opened.keep(kek, as: digest)
+        let met = RememberedKEK(
+            keyID: envelope.keyID.description, suite: envelope.suite.rawValue, wrapped: Data(wrapped),
+            madeAt: nil)
+        history.change { $0.remember(met) }
+        return kek
+    }
+
+    // MARK: beside the requests
+
+    /// Looks at the backend once and does what follows from it; returns at once if a step is running already.
+    func step(at now: Moment) async {
+        let isMine = state.withLock { state in
+            defer { state.isStepping = true }
+            return !state.isStepping
+        }
+        guard isMine else { return }
+        let outcome: RemoteKMSError?
+        do throws(RemoteKMSError) {
+            try await advance(at: now)
+            outcome = nil
+        } catch { outcome = error }
+
+        // A step that the shutdown interrupted says nothing about the key.
+        let isAbandoned = outcome != nil && Task.isCancelled
+        let before = state.withLock { state in
+            defer { if !isAbandoned { state.failure = outcome } }
+            state.isStepping = false
+            return state.failure
+        }
+        guard !isAbandoned else { return }
+        report(outcome, before: before)
+        firstVerdict.give()
+    }
+
+    func snapshot(at epochSeconds: Int64) -> KeySnapshot {
+        let (active, observedID, failure, lastProof) = state.withLock {
+            ($0.active, $0.observedID, $0.failure, $0.lastProof)
+        }
+        let phase: KeySnapshot.State =
+            if encrypts {
+                switch verdict {
+                case .starting: .starting
+                case .ready: .active
+                case .failed: .failed
+                }
+            } else if failure != nil { .failed } else { observedID == nil ? .starting : .active }
+        return KeySnapshot(
+            name: settings.name, provider: provider.name, encrypts: encrypts, state: phase,
+            keyID: (active?.keyID ?? (encrypts ? nil : observedID))?.description,
+            trouble: failure?.description,
+            localKEKAge: active?.age(at: epochSeconds), localKEKUses: active?.uses, lastProof: lastProof)
+    }
+
+    private func advance(at now: Moment) async throws(RemoteKMSError) {
+        guard settings.suite.isAvailable else {
+            throw RemoteKMSError(
+                .misconfigured, "the loaded OpenSSL has no \(settings.suite.configurationName)",
+                remedy: "install one that has it, or configure another suite")
+        }
+        let description = try await provider.describe(deadline: .after(Self.callLimit))
+        let keyID = try keyID(of: description)
+        try pin(keyID)
+        guard encrypts else { return try await warmUp(at: now) }
+
+        let past = history.history
+        let step = state.withLock { state in
+            state.observer.observed(
+                description, keyID: keyID.description, at: now.uptime,
+                past: .init(keyIDs: past.activeKeyIDs, highestVersion: past.highestVersions[keyID.keyPart]))
+        }
+        switch step {
+        case .refuse(let error): throw error
+        case .activate: try await activate(description, keyID, at: now)
+        case .stay: try await maintain(seen: description, at: now)
+        }
+    }
+
+    private func keyID(of description: KeyDescription) throws(RemoteKMSError) -> KeyID {
+        do throws(CryptoFailure) {
+            return try KeyID(
+                provider: provider.name, key: description, clusterContext: clusterContext,
+                epoch: settings.epoch)
+        } catch { throw RemoteKMSError(.misconfigured, "no key_id can be computed: \(error)") }
+    }
+
+    /// Keeps to the identity that was seen first: another one is another key, whatever its address.
+    private func pin(_ keyID: KeyID) throws(RemoteKMSError) {
+        let isSame = state.withLock { state in
+            guard state.observedID == nil || state.acceptance.keyPart == keyID.keyPart else { return false }
+            state.acceptance = KeyAcceptance(
+                keyPart: keyID.keyPart, acceptIdentities: settings.acceptIdentities,
+                adoptKeyIDs: settings.adoptKeyIDs)
+            state.observedID = keyID
+            return true
+        }
+        guard isSame else {
+            throw RemoteKMSError(
+                .misconfigured, "the backend answers with another key than before",
+                remedy:
+                    "point the configuration at the former key, or restart with its F part in accept_identities"
+            )
+        }
+    }
+
+    /// Announces a version: with a remembered local KEK if one opens, else with a new one.
+    private func activate(
+        _ description: KeyDescription, _ keyID: KeyID, at now: Moment
+    ) async throws(RemoteKMSError) {
+        if let adopted = try await adopted(description, keyID) {
+            swap(to: adopted, at: now)
+        } else {
+            swap(to: try await made(description, keyID, at: now), at: now)
+        }
+    }
+
+    /// Proves that the backend still unwraps what we write, and renews a local KEK that has done its time.
+    private func maintain(seen description: KeyDescription, at now: Moment) async throws(RemoteKMSError) {
+        guard let active = state.withLock({ $0.active }) else { return }
+        let proven = try await unwrap(
+            active.wrappedKey, keyID: active.keyID, suite: settings.suite, deadline: .after(Self.callLimit))
+        guard proven.isSame(as: active.localKEK) else { throw Self.unwrappedOtherwise }
+        state.withLock { $0.lastProof = now.epochSeconds }
+
+        let isDue =
+            active.age(at: now.epochSeconds) >= settings.localKEKMaximumAge
+            || active.uses >= settings.localKEKMaximumUses
+        // While another version settles, a new local KEK would be wrapped under that one already.
+        guard isDue, description == active.description else { return }
+        swap(to: try await made(description, active.keyID, at: now), at: now)
+    }
+
+    /// The newest local KEK made here for this key_id that still opens.
+    private func adopted(
+        _ description: KeyDescription, _ keyID: KeyID
+    ) async throws(RemoteKMSError) -> Active? {
+        let ours = history.history.localKEKs.filter {
+            $0.keyID == keyID.description && $0.suite == settings.suite.rawValue && $0.madeAt != nil
+        }
+        for remembered in ours.suffix(Self.adoptionTries).reversed() {
+            let wrapped = [UInt8](remembered.wrapped)
+            do throws(RemoteKMSError) {
+                let kek = try await unwrap(
+                    wrapped, keyID: keyID, suite: settings.suite, deadline: .after(Self.callLimit))
+                return Active(
+                    description: description, writer: try writer(kek, wrapped), madeAt: remembered.madeAt ?? 0
+                )
+            } catch {
+                // Only the backend's word on these bytes lets us pass them over; any other trouble would make a
+                // new local KEK at every restart.
+                guard error.code == .invalidCiphertext || error.code == .keyNotFound else { throw error }
+                logger.warning(
+                    "a remembered local KEK does not open and is passed over",
+                    metadata: [Names.LogKey.error: "\(error)"])
+            }
+        }
+        return nil
+    }
+
+    /// A new local KEK: wrapped, unwrapped and compared, and the version looked at again.
+    ///
+    /// A backend that lets us wrap but not unwrap would lose every write.
+    private func made(
+        _ description: KeyDescription, _ keyID: KeyID, at now: Moment
+    ) async throws(RemoteKMSError) -> Active {
+        let kek: LocalKEK
+        let payload: SecretBytes
+        do throws(EnvelopeError) {
+            kek = try LocalKEK(randomFor: keyID, suite: settings.suite, clusterContext: clusterContext)
+            payload = try kek.payload()
+        } catch { throw RemoteKMSError(.misconfigured, "\(error)") }
+        let wrapped = try await provider.wrap(
+            payload, context: Self.context(keyID), deadline: .after(Self.callLimit))
+        let writer = try writer(kek, wrapped)
+        let back = try await unwrap(
+            wrapped, keyID: keyID, suite: settings.suite, deadline: .after(Self.callLimit))
+        guard back.isSame(as: kek) else { throw Self.unwrappedOtherwise }
+        guard try await provider.describe(deadline: .after(Self.callLimit)) == description else {
+            throw RemoteKMSError(
+                .unavailable, "the key changed its version while a local KEK was made",
+                remedy: "nothing is to be done, it is tried again")
+        }
+        return Active(description: description, writer: writer, madeAt: now.epochSeconds)
+    }
+
+    private func writer(_ kek: LocalKEK, _ wrapped: [UInt8]) throws(RemoteKMSError) -> EnvelopeWriter {
+        do throws(EnvelopeError) {
+            return try EnvelopeWriter(localKEK: kek, wrappedKey: wrapped)
+        } catch { throw RemoteKMSError(.misconfigured, "\(error)") }
+    }
+
+    private func swap(to active: Active, at now: Moment) {
+        let before = state.withLock { $0.active }
+        let made = RememberedKEK(
+            keyID: active.keyID.description, suite: settings.suite.rawValue, wrapped: Data(active.wrappedKey),
+            madeAt: active.madeAt)
+        // Written down first: an announced key_id that is not in the history could come back.
+        history.change { history in
+            history.activated(active.keyID.description)
+            history.saw(version: active.description.version, of: active.keyID.keyPart)
+            history.remember(made)
+        }
+        if let warning = history.save() {
+            logger.warning("the key history is not written", metadata: [Names.LogKey.error: "\(warning)"])
+        }
+        keepOpened(active)
+        state.withLock { state in
+            state.observer.activated(active.description)
+            state.active = active
+            state.lastProof = now.epochSeconds
+        }
+        if before?.keyID != active.keyID {
+            logger.notice("key_id is active", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
+        } else {
+            logger.info("local KEK renewed", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
+        }
+    }
+
+    /// So that what was written under it opens without a call after the next swap.
+    private func keepOpened(_ active: Active) {
+        let digest = try? WrappedKeyDigest(
+            keyPart: active.keyID.keyPart, wrappedKey: active.wrappedKey, clusterContext: clusterContext)
+        // Without SHA-256 there would be no key_id and no Active.
+        if let digest { opened.keep(active.localKEK, as: digest) }
+    }
+
+    /// Opens the newest local KEK that is remembered of a key which only decrypts: proof that it still does.
+    private func warmUp(at now: Moment) async throws(RemoteKMSError) {
+        let (keyPart, isProven) = state.withLock { ($0.acceptance.keyPart, $0.lastProof != nil) }
+        guard !isProven else { return }
+        for remembered in history.history.localKEKs.reversed() {
+            guard let keyID = try? KeyID(parsing: remembered.keyID), keyID.keyPart == keyPart,
+                let suite = Suite(rawValue: remembered.suite)
+            else { continue }
+            let wrapped = [UInt8](remembered.wrapped)
+            let kek = try await unwrap(wrapped, keyID: keyID, suite: suite, deadline: .after(Self.callLimit))
+            if let digest = try? WrappedKeyDigest(
+                keyPart: keyPart, wrappedKey: wrapped, clusterContext: clusterContext)
+            {
+                opened.keep(kek, as: digest)
+            }
+            state.withLock { $0.lastProof = now.epochSeconds }
+            return
+        }
+    }
+
+    private func unwrap(
+        _ wrapped: [UInt8], keyID: KeyID, suite: Suite, deadline: Deadline
+    ) async throws(RemoteKMSError) -> LocalKEK {
+        let payload = try await provider.unwrap(wrapped, context: Self.context(keyID), deadline: deadline)
+        do throws(EnvelopeError) {
+            return try LocalKEK(
+                unwrapped: payload, keyID: keyID, suite: suite, clusterContext: clusterContext)
+        } catch .cannotOpen {
+            throw RemoteKMSError(
+                .invalidCiphertext,
+                "what the backend unwrapped is no local KEK of key_id \(keyID) and this cluster")
+        } catch { throw RemoteKMSError(.misconfigured, "\(error)") }
+    }
+
+    private static func context(_ keyID: KeyID) -> WrapContext {
+        WrapContext(purpose: "local-kek", keyID: keyID.description)
+    }
+
+    private static let unwrappedOtherwise = RemoteKMSError(
+        .malformedReply, "the backend unwrapped other bytes than it had wrapped",
+        remedy: "do not write with this key; ask whoever runs the backend")
+
+    private func report(_ outcome: RemoteKMSError?, before: RemoteKMSError?) {
+        guard outcome != before else { return }
+        guard let outcome else {
+            logger.notice("the key is well again")
+            return
+        }
+        let isServing = if case .ready = verdict { true } else { false }
+        logger.log(
+            level: isServing ? .warning : .error,
+            isServing ? "the key has trouble and goes on with what it has" : "the key does not serve",
+            metadata: [
+                Names.LogKey.code: "\(outcome.code)", Names.LogKey.error: "\(outcome.summary)",
+                Names.LogKey.remedy: "\(outcome.remedy)",
+            ])
+    }
+}

@@ -1,0 +1,81 @@
+internal import RemoteKMS
+
+/// An instant in the two times that the key ring lives in.
+struct Moment: Sendable, Equatable {
+    /// Time since the daemon started, from a clock that never jumps: what settling is measured with.
+    var uptime: Duration
+    /// Seconds since 1970: what outlives the process is dated with this.
+    var epochSeconds: Int64
+}
+
+/// Decides when an observed key version becomes the one that encrypts: no calls, no clock, no locks.
+///
+/// A new version counts once it was seen twice, a settle time apart: backends are replicated, and a key_id that
+/// flaps makes every API server re-encrypt. The very first observation counts at once.
+struct RotationObserver {
+    /// What the shell is to do about an observation.
+    enum Step: Equatable {
+        /// Go on as before.
+        case stay
+        /// Make, prove and announce a local KEK for this version.
+        case activate(KeyDescription, keyID: String)
+        /// Go on as before and say why this version is not taken.
+        case refuse(RemoteKMSError)
+    }
+
+    /// What the ring remembers of the past, as far as it matters here.
+    struct Past {
+        /// key_ids that were active once, oldest first; the last one is or was the current one.
+        var keyIDs: [String] = []
+        /// The highest version seen of this key, where versions are numbers.
+        var highestVersion: UInt64?
+    }
+
+    private let keyName: String
+    private let settle: Duration
+    private(set) var active: KeyDescription?
+    private var candidate: (description: KeyDescription, since: Duration)?
+
+    init(keyName: String, settle: Duration) {
+        self.keyName = keyName
+        self.settle = settle
+    }
+
+    /// A version was observed at `now`; `keyID` is the id it would be announced under.
+    mutating func observed(
+        _ description: KeyDescription, keyID: String, at now: Duration, past: Past
+    ) -> Step {
+        if description == active {
+            candidate = nil
+            return .stay
+        }
+        if let version = UInt64(description.version), let highest = past.highestVersion, version < highest {
+            candidate = nil
+            return .refuse(
+                RemoteKMSError(
+                    .misconfigured, "the backend names version \(version), but \(highest) was seen before",
+                    remedy: "if it was restored from a backup, rotate the key past version \(highest)"))
+        }
+        if past.keyIDs.last != keyID, past.keyIDs.contains(keyID) {
+            candidate = nil
+            return .refuse(
+                RemoteKMSError(
+                    .misconfigured, "key_id \(keyID) was active before, and a key_id may never come back",
+                    remedy:
+                        "raise epoch in the shared configuration (key \(keyName)), or activate another version"
+                ))
+        }
+        guard active != nil else { return .activate(description, keyID: keyID) }
+        guard let candidate, candidate.description == description else {
+            candidate = (description, now)
+            return settle > .zero ? .stay : .activate(description, keyID: keyID)
+        }
+        return now - candidate.since >= settle ? .activate(description, keyID: keyID) : .stay
+    }
+
+    /// The version encrypts from now on.
+    mutating func activated(_ description: KeyDescription) {
+        active = description
+        candidate = nil
+    }
+}

@@ -1,0 +1,133 @@
+import EnvelopeCrypto
+import FoundationEssentials
+import KMSWire
+import RemoteKMS
+import Testing
+
+@testable import KeyService
+
+@Suite("History")
+struct HistoryTests {
+    private let folder = Folder()
+
+    @Test("a restart takes up the remembered local KEK: no new one is wrapped")
+    func adoption() async throws {
+        let provider = FakeProvider()
+        let plugin = await Plugin.started(provider, state: folder.path)
+        let written = try await plugin.encrypt(random(32))
+        #expect(provider.count(.wrap) == 1)
+        let restarted = Plugin(provider, state: folder.path, startingAt: 1_000_500)
+        await restarted.observe()
+        #expect(provider.count(.wrap) == 1)
+        #expect(restarted.key.localKEKAge == .seconds(500))
+        let calls = provider.count(.unwrap)
+        #expect(try await restarted.decrypt(written).count == 32)
+        #expect(provider.count(.unwrap) == calls)
+        #expect(try await plugin.decrypt(restarted.encrypt(random(32))).count == 32)
+    }
+
+    @Test(
+        "a remembered local KEK that no longer opens is passed over, the next newest is taken",
+        arguments: [1, 2])
+    func passedOver(_ broken: Int) async throws {
+        let provider = FakeProvider()
+        let plugin = await Plugin.started(provider, state: folder.path)
+        await plugin.observe(after: .seconds(30 * 86_400))
+        #expect(provider.count(.wrap) == 2)
+        var history = HistoryFile(directory: folder.path).history
+        for index in history.localKEKs.indices.suffix(broken) { history.localKEKs[index].wrapped[0] ^= 0xff }
+        let text = String(decoding: try JSONEncoder().encode(history), as: UTF8.self)
+        folder.write(text, to: "keyring.json")
+        let restarted = await Plugin.started(provider, state: folder.path)
+        #expect(try await restarted.status().healthz == "ok")
+        #expect(provider.count(.wrap) == (broken == 2 ? 3 : 2))
+    }
+
+    @Test("while the backend is down at start, no new local KEK takes the place of the remembered one")
+    func notReplaced() async throws {
+        let provider = FakeProvider()
+        _ = await Plugin.started(provider, state: folder.path)
+        provider.fail(.unwrap, .unavailable)
+        let restarted = await Plugin.started(provider, state: folder.path)
+        #expect(
+            await failure { () throws(KMSFailure) in _ = try await restarted.status() }?.code == .unavailable)
+        provider.fail(.unwrap, nil)
+        await restarted.observe(after: .seconds(1))
+        #expect(try await restarted.status().healthz == "ok")
+        #expect(provider.count(.wrap) == 1)
+    }
+
+    @Test("a remembered local KEK of another suite is not taken up")
+    func otherSuite() async throws {
+        let provider = FakeProvider()
+        let plugin = await Plugin.started(provider, state: folder.path)
+        let written = try await plugin.encrypt(random(32))
+        let changed = Plugin(provider, suite: .sm4CTRHMACSM3, state: folder.path)
+        await changed.observe()
+        #expect(provider.count(.wrap) == 2)
+        #expect(try await changed.decrypt(written).count == 32)
+        #expect(try await changed.decrypt(changed.encrypt(random(32))).count == 32)
+    }
+
+    @Test(
+        "a missing, damaged or foreign history is a warning, and is written anew",
+        arguments: [
+            nil, "", "{", "[]", "{\"format\":2}", "{\"format\":1,\"local_keks\":[{\"wrapped\":\"!\"}]}",
+            "\0\0",
+        ])
+    func damaged(_ text: String?) async throws {
+        if let text { folder.write(text, to: "keyring.json") }
+        #expect(HistoryFile(directory: folder.path).warning != nil)
+        let plugin = await Plugin.started(FakeProvider(), state: folder.path)
+        #expect(try await plugin.status().healthz == "ok")
+        let written = HistoryFile(directory: folder.path)
+        #expect(written.warning == nil)
+        #expect(written.history.activeKeyIDs == [try await plugin.status().keyID])
+        #expect(written.history.localKEKs.count == 1)
+    }
+
+    @Test(
+        "a history that cannot be written does not stop the plugin",
+        arguments: ["directory in its place", "no folder"])
+    func unwritable(_ how: String) async throws {
+        if how == "no folder" {
+            let plugin = await Plugin.started(FakeProvider(), state: "\(folder.path)/none")
+            #expect(try await plugin.status().healthz == "ok")
+        } else {
+            folder.makeDirectory("keyring.json")
+            let plugin = await Plugin.started(FakeProvider(), state: folder.path)
+            #expect(try await plugin.status().healthz == "ok")
+        }
+    }
+
+    @Test("what other replicas wrapped is remembered too, but never written with")
+    func met() async throws {
+        let provider = FakeProvider()
+        let plugin = await Plugin.started(provider, state: folder.path)
+        let replica = await Plugin.started(FakeProvider())
+        _ = try await plugin.decrypt(replica.encrypt(random(32)))
+        await plugin.observe(after: .seconds(30))
+        let history = HistoryFile(directory: folder.path).history
+        #expect(history.localKEKs.map { $0.madeAt == nil } == [false, true])
+        let restarted = await Plugin.started(provider, state: folder.path)
+        let own = DecryptRequest(try await restarted.encrypt(random(32)))
+        #expect(try Envelope(parsing: own).wrappedKey == Array(history.localKEKs[0].wrapped))
+    }
+
+    @Test("at its limit it forgets the oldest that another replica made, then the oldest")
+    func limit() {
+        var history = History()
+        func kek(_ number: Int, madeAt: Int64?) -> RememberedKEK {
+            RememberedKEK(keyID: "id", suite: 1, wrapped: Data("\(number)".utf8), madeAt: madeAt)
+        }
+        history.remember(kek(-1, madeAt: 1))
+        for number in 0..<History.maximumLocalKEKs { history.remember(kek(number, madeAt: nil)) }
+        #expect(history.localKEKs.count == History.maximumLocalKEKs)
+        #expect(history.localKEKs.first == kek(-1, madeAt: 1))
+        #expect(history.localKEKs[1] == kek(1, madeAt: nil))
+        let before = history
+        history.remember(kek(7, madeAt: nil))
+        #expect(history == before)
+    }
+
+}

@@ -1,0 +1,160 @@
+import EnvelopeCrypto
+import Glibc
+import KMSWire
+import Logging
+import RemoteKMS
+import SecureMemory
+import Synchronization
+
+@testable import KeyService
+
+/// A key ring and its service, with time by hand.
+final class Plugin: Sendable {
+    let ring: KeyRing
+    let service: KeyService
+    let clock = ManualClock()
+    private let seconds: SharedSeconds
+    private let uptime = Mutex(Duration.zero)
+
+    /// `startingAt` is the time of day at start, seconds since 1970.
+    init(
+        _ settings: KeyRingSettings, startingAt epochSeconds: Int64 = 1_000_000,
+        version: KeyService.V2Version = .v2beta1
+    ) {
+        let seconds = SharedSeconds(epochSeconds)
+        ring = KeyRing(settings, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }) {
+            seconds.value
+        }
+        service = KeyService(ring: ring, v2Version: version, runtimeVersion: "1.2.3", clock: clock)
+        self.seconds = seconds
+    }
+
+    convenience init(
+        _ provider: any Provider, suite: Suite = .aes256GCM, epoch: UInt32 = 0, context: String = "",
+        state: String? = nil, startingAt epochSeconds: Int64 = 1_000_000
+    ) {
+        let key = KeySettings(name: "primary", provider: provider, suite: suite, epoch: epoch)
+        self.init(
+            KeyRingSettings(keys: [key], clusterContext: context, stateDirectory: state),
+            startingAt: epochSeconds)
+    }
+
+    /// A plugin that was observed once.
+    static func started(_ provider: any Provider, state: String? = nil) async -> Plugin {
+        let plugin = Plugin(provider, state: state)
+        await plugin.observe()
+        return plugin
+    }
+
+    /// Lets time pass, then observes every key once.
+    func observe(after duration: Duration = .zero) async {
+        seconds.add(duration.components.seconds)
+        let now = uptime.withLock { uptime in
+            uptime += duration
+            return uptime
+        }
+        await ring.observeOnce(uptime: now)
+    }
+
+    /// Observes until a version that is there now encrypts.
+    func settle() async {
+        await observe(after: .seconds(30))
+        await observe(after: .seconds(90))
+    }
+
+    func status(by deadline: Deadline = .after(.seconds(60))) async throws(KMSFailure) -> StatusReply {
+        guard case .status(let reply) = try await service.perform(.status, deadline: deadline) else {
+            preconditionFailure("a status is answered by a status")
+        }
+        return reply
+    }
+
+    func encrypt(
+        _ bytes: [UInt8], _ api: KMSAPI = .v2, by deadline: Deadline = .after(.seconds(60))
+    ) async throws(KMSFailure) -> EncryptReply {
+        let request = EncryptRequest(api: api, plaintext: secret(bytes), uid: "u")
+        guard
+            case .encrypted(api, let reply) = try await service.perform(.encrypt(request), deadline: deadline)
+        else {
+            preconditionFailure("an encrypt is answered by an encrypted")
+        }
+        return reply
+    }
+
+    func decrypt(
+        _ request: DecryptRequest, by deadline: Deadline = .after(.seconds(60))
+    ) async throws(KMSFailure) -> [UInt8] {
+        guard
+            case .decrypted(_, let bytes) = try await service.perform(.decrypt(request), deadline: deadline)
+        else { preconditionFailure("a decrypt is answered by a decrypted") }
+        return array(bytes)
+    }
+
+    func decrypt(_ reply: EncryptReply, _ api: KMSAPI = .v2) async throws(KMSFailure) -> [UInt8] {
+        try await decrypt(DecryptRequest(reply, api))
+    }
+
+    var key: KeySnapshot { ring.snapshot()[0] }
+}
+
+private final class SharedSeconds: Sendable {
+    private let state: Mutex<Int64>
+    init(_ value: Int64) { state = Mutex(value) }
+    var value: Int64 { state.withLock { $0 } }
+    func add(_ seconds: Int64) { state.withLock { $0 += seconds } }
+}
+
+extension DecryptRequest {
+    /// What an API server sends back for what it was given.
+    init(_ reply: EncryptReply, _ api: KMSAPI = .v2) {
+        self.init(
+            api: api, ciphertext: reply.ciphertext, keyID: api == .v2 ? reply.keyID : "",
+            annotations: api == .v2 ? reply.annotations : [])
+    }
+}
+
+func random(_ count: Int) -> [UInt8] { (0..<count).map { _ in UInt8.random(in: 0...255) } }
+
+func failure(_ body: () async throws(KMSFailure) -> Void) async -> KMSFailure? {
+    do throws(KMSFailure) { try await body() } catch { return error }
+    return nil
+}
+
+/// A folder for one test, gone with it.
+final class Folder: Sendable {
+    let path: String
+
+    init() {
+        var template = Array("/tmp/kmsward-test-XXXXXX".utf8CString)
+        path = unsafe template.withUnsafeMutableBufferPointer { buffer in
+            unsafe buffer.baseAddress.flatMap { unsafe mkdtemp($0) }.map { unsafe String(cString: $0) }
+                ?? "/nonexistent"
+        }
+    }
+
+    deinit {
+        for name in ["keyring.json", "keyring.json.new", "local.keys", "copy.keys"] {
+            unsafe unlink("\(path)/\(name)")
+        }
+        unsafe rmdir("\(path)/keyring.json")
+        unsafe rmdir(path)
+    }
+
+    func write(_ text: String, to name: String) {
+        let file = unsafe open("\(path)/\(name)", O_WRONLY | O_CREAT | O_TRUNC, 0o600)
+        let bytes = Array(text.utf8)
+        precondition(unsafe Glibc.write(file, bytes, bytes.count) == bytes.count)
+        close(file)
+    }
+
+    func text(of name: String) -> String {
+        let file = unsafe open("\(path)/\(name)", O_RDONLY)
+        precondition(file >= 0)
+        defer { close(file) }
+        var bytes = [UInt8](repeating: 0, count: 1 << 20)
+        let count = unsafe read(file, &bytes, bytes.count)
+        return String(decoding: bytes[..<max(count, 0)], as: UTF8.self)
+    }
+
+    func makeDirectory(_ name: String) { precondition(unsafe mkdir("\(path)/\(name)", 0o700) == 0) }
+}

@@ -1,3 +1,36 @@
-@main enum Kmsward {
-    static func main() {}
+// kmsward: the command line. It parses, wires the rooms together, and exits; every decision is made in a room.
+
+internal import ArgumentParser
+
+/// The root command.
+@main struct Kmsward: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "kmsward",
+        abstract: "A Kubernetes KMS plugin: wraps and unwraps the keys that encrypt a cluster's Secrets.",
+        discussion: """
+            kube-apiserver calls `kmsward serve` over a UNIX socket. To try it: kmsward serve --dev, and in another \
+            terminal: kmsward doctor --socket .run/kms.sock.
+            """,
+        version: Version.current,
+        subcommands: [Serve.self, DoctorCommand.self, ConfigCommand.self, KeyCommand.self, VersionCommand.self])
+}
+
+/// `kmsward version`.
+struct VersionCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "version", abstract: "Print the version.")
+
+    func run() { print("kmsward \(Version.current)") }
+}
+
+/// What this build is.
+enum Version {
+    /// Semantic version; also the runtime_version that v1beta1 Version reports.
+    static let current = "0.1.0"
+}
+
+/// Exit codes besides 0 and ArgumentParser's 64 for wrong usage.
+extension ExitCode {
+    /// The configuration is broken: a restart does not help (EX_CONFIG; systemd is told not to hurry).
+    static let brokenConfiguration = ExitCode(78)
 }

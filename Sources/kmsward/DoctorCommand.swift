@@ -1,0 +1,71 @@
+internal import ArgumentParser
+private import Doctor
+private import GRPCEngine
+private import SocketAcceptance
+
+/// `kmsward doctor`: what kube-apiserver would see.
+struct DoctorCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "doctor",
+        abstract: "Act as the API server does towards a plugin, and say what is wrong and what to do.",
+        discussion: """
+            Works with any KMS plugin, not only this one. Calls Version, Status, Encrypt and Decrypt through both APIs, \
+            checks the limits that the API server enforces, tries damaged input, and measures latencies. Changes nothing.
+
+            Exit code 0: all is well, or only warnings; 1: the API server cannot work with this plugin.
+            """)
+
+    @Option(
+        help: ArgumentHelp(
+            "The plugin's socket, as in the EncryptionConfiguration's endpoint.",
+            discussion: "A path, unix:///path, or @name for an abstract socket.", valueName: "path"))
+    var socket: String
+
+    @Option(help: ArgumentHelp("What a call may take; the EncryptionConfiguration's timeout.", valueName: "duration"))
+    var timeout = TimeoutOption(seconds: 3)
+
+    func run() async throws {
+        let target: Doctor.Socket
+        do throws(SocketFailure) {
+            switch try SocketAddress(parsing: socket, relativePaths: .accepted).name {
+            case .path(let path): target = .path(path)
+            case .abstract(let name): target = .abstract(name)
+            }
+        } catch { throw ValidationError(error.message) }
+        EngineLog.redirect { _ in }  // libgrpc's own words would stand between the findings, which say it better
+        let engine = EngineThread(name: "doctor")
+        let worst = await Doctor(socket: target, timeout: timeout.duration).examine(on: engine) { finding in
+            let mark = finding.severity == .ok ? "ok     " : finding.severity == .warning ? "warning" : "PROBLEM"
+            let subject = finding.subject + String(repeating: " ", count: max(0, 26 - finding.subject.count))
+            print("\(mark)  \(subject)  \(finding.detail)")
+            if !finding.remedy.isEmpty { print("         \(String(repeating: " ", count: 26))  -> \(finding.remedy)") }
+        }
+        engine.stop()
+        switch worst {
+        case .ok: print("\nThe API server can work with this plugin.")
+        case .warning: print("\nThe API server can work with this plugin; see the warnings.")
+        case .problem:
+            print("\nThe API server cannot work with this plugin as it is; see the problems above.")
+            throw ExitCode.failure
+        }
+    }
+}
+
+/// A duration on the command line: `3s`, `500ms`.
+struct TimeoutOption: ExpressibleByArgument {
+    let duration: Duration
+
+    init(seconds: Int) { duration = .seconds(seconds) }
+
+    init?(argument: String) {
+        if argument.hasSuffix("ms"), let value = UInt32(argument.dropLast(2)), value > 0 {
+            duration = .milliseconds(Int64(value))
+        } else if argument.hasSuffix("s"), let value = UInt32(argument.dropLast()), value > 0 {
+            duration = .seconds(Int64(value))
+        } else {
+            return nil
+        }
+    }
+
+    var defaultValueDescription: String { "3s" }
+}

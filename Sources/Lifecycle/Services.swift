@@ -1,0 +1,68 @@
+public import GRPCEngine
+internal import Logging
+internal import ServiceLifecycle
+public import SocketAcceptance
+
+extension EngineThread: EngineProgress {}
+
+/// The path of a request: stops accepting and drains when the daemon is asked to end.
+struct Serving: Service {
+    let acceptor: SocketAcceptor
+    let server: Server
+    let grace: Duration
+    let state: DaemonState
+    let manager: any ServiceManager
+    let logger: Logger
+
+    func run() async throws {
+        try await gracefulShutdown()
+        manager.stopping()
+        state.beginStopping()
+        logger.info("stopping", metadata: ["calls_in_flight": "\(server.callsInFlight)"])
+        await acceptor.stopAccepting()
+        if await server.drain(grace: grace) {
+            logger.info("stopped")
+        } else {
+            state.abandonCalls()
+            logger.error(
+                "calls did not end though they were cancelled; the process ends without them",
+                metadata: ["calls_in_flight": "\(server.callsInFlight)"])
+        }
+        await acceptor.close()
+    }
+}
+
+/// Feeds the service manager's watchdog for as long as the engine thread turns.
+struct Watchdog: Service {
+    let engine: EngineThread
+    let manager: any ServiceManager
+    let clock: any Clock<Duration>
+    let logger: Logger
+
+    func run() async throws {
+        guard let interval = manager.watchdogInterval else { return try await gracefulShutdown() }
+        var pulse = EnginePulse()
+        // Four chances in one interval, so that one late tick is no death sentence.
+        await untilShutdown(every: interval / 4, clock) {
+            switch pulse.tick(answered: engine.answeredProbes) {
+            case .feed: manager.watchdog()
+            case .withhold: logger.error("the engine thread does not turn; the watchdog is not fed")
+            }
+            engine.postProbe()
+        }
+    }
+}
+
+/// Does `body` now and then every `interval`, until the daemon is asked to end.
+func untilShutdown(
+    every interval: Duration, _ clock: any Clock<Duration>, _ body: () async -> Void
+) async {
+    do {
+        while !Task.isShuttingDownGracefully && !Task.isCancelled {
+            await body()
+            try await cancelWhenGracefulShutdown { try await clock.sleep(for: interval) }
+        }
+    } catch {
+        // Cancelled: the daemon ends.
+    }
+}

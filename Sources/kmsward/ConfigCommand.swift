@@ -1,0 +1,106 @@
+internal import ArgumentParser
+private import Configuration
+private import EnvelopeCrypto
+private import Glibc
+private import SocketAcceptance
+
+/// `kmsward config ...`: look at a configuration file without serving.
+struct ConfigCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "config", abstract: "Check, print and explain configuration files.",
+        subcommands: [Check.self, Print.self, Reference.self])
+
+    /// `kmsward config check FILE`.
+    struct Check: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "check", abstract: "Report all that is wrong with a configuration file, at once.",
+            discussion: """
+                Each line is FILE:LINE:COLUMN: what is wrong: what would be right. Exit code 0: usable, perhaps with \
+                warnings; 78: broken.
+                """)
+
+        @Argument(help: ArgumentHelp("The file.", valueName: "file"))
+        var file: String
+
+        @Flag(help: "Also look up users, groups and files: for the host, and as the user, that the file is for.")
+        var onThisHost = false
+
+        func run() throws {
+            let settings = try loadSettings(file)
+            var problems = settings.problems()
+            if onThisHost { problems += settings.accounts().diagnostics + settings.unreadableFiles() }
+            for problem in problems { printError("\(problem)") }
+            guard problems.isEmpty else { throw ExitCode.brokenConfiguration }
+            print("\(file): ok")
+        }
+    }
+
+    /// `kmsward config print FILE`.
+    struct Print: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "print", abstract: "Print the settings in force with a file, defaults included, no secrets.")
+
+        @Argument(help: ArgumentHelp("The file.", valueName: "file"))
+        var file: String
+
+        func run() throws { print(try loadSettings(file).yaml(), terminator: "") }
+    }
+
+    /// `kmsward config reference`.
+    struct Reference: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "reference", abstract: "Print the reference page of every option, as Markdown.")
+
+        func run() { print(ConfigurationReference.markdown(), terminator: "") }
+    }
+}
+
+/// Reads a configuration file; says all that is wrong with it on standard error, and exits 78 if it cannot be used.
+func loadSettings(_ file: String) throws -> Settings {
+    do throws(ConfigurationError) {
+        let (settings, warnings) = try Settings.load(path: file)
+        for warning in warnings { printError("\(warning)") }
+        return settings
+    } catch {
+        printError("\(error)")
+        throw ExitCode.brokenConfiguration
+    }
+}
+
+extension Settings {
+    /// What is wrong with values that only other rooms can judge: the socket's address, the suites of the OpenSSL here.
+    func problems() -> [Diagnostic] {
+        var problems: [Diagnostic] = []
+        func complain(_ path: String, _ message: String) {
+            let place = position(of: path) ?? FilePosition(file: "(built-in)", line: 1, column: 1)
+            problems.append(Diagnostic(.error, at: place, "\(path): \(message)"))
+        }
+        do throws(SocketFailure) { _ = try SocketAddress(parsing: socket.path) } catch {
+            complain("socket.path", error.message)
+        }
+        for (index, key) in keys.enumerated() where !key.cryptoSuite.isAvailable {
+            complain(
+                "keys[\(index)].suite",
+                "the OpenSSL of this machine does not have \(key.suite.rawValue); use sm4-ctr-hmac-sm3 or another OpenSSL")
+        }
+        return problems
+    }
+}
+
+extension Settings.Key {
+    /// The suite as the cryptographic room names it.
+    var cryptoSuite: Suite {
+        switch suite {
+        case .aes256GCM: .aes256GCM
+        case .sm4CTRHMACSM3: .sm4CTRHMACSM3
+        case .sm4GCM: .sm4GCM
+        }
+    }
+}
+
+/// Writes one line to standard error.
+func printError(_ line: String) {
+    let bytes = Array((line + "\n").utf8)
+    // Nowhere to complain to if standard error is gone.
+    _ = unsafe bytes.withUnsafeBytes { unsafe write(STDERR_FILENO, $0.baseAddress, $0.count) }
+}

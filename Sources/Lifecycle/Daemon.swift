@@ -1,0 +1,187 @@
+public import CoreMetrics
+private import GRPCEngine
+public import KeyService
+public import Logging
+public import Observability
+private import RequestDecoding
+private import ServiceLifecycle
+public import SocketAcceptance
+private import UnixSignals
+
+/// Why the daemon did not start, in one line.
+public struct StartFailure: Error, Sendable, Equatable, CustomStringConvertible {
+    /// What failed, why, what to do.
+    public let description: String
+
+    init(_ description: String) { self.description = description }
+}
+
+/// The daemon, from the listening socket to the last reply.
+public struct Daemon: Sendable {
+    /// What it is made of and held to.
+    public struct Plan: Sendable {
+        /// Where connections come from.
+        public enum Source: Sendable {
+            /// A socket of our own.
+            case bound(SocketAddress, SocketPermissions)
+            /// The one that systemd passed on.
+            case activated(ActivatedDescriptor)
+        }
+
+        /// Where connections come from.
+        public var source: Source
+        /// Who may connect.
+        public var policy: PeerPolicy
+        /// Limits of connections.
+        public var acceptance: SocketAcceptor.Settings
+        /// Calls served at a time.
+        public var callsInFlight: Int
+        /// How long calls in flight may go on when the daemon ends.
+        public var drain: Duration
+        /// Where metrics and health are served; nil for nowhere.
+        public var endpoint: String?
+        /// How long READY=1 waits for the first verdict on the keys.
+        public var longestSilence: Duration
+
+        /// A plan.
+        public init(
+            source: Source, policy: PeerPolicy, acceptance: SocketAcceptor.Settings, callsInFlight: Int,
+            drain: Duration, endpoint: String?, longestSilence: Duration = .seconds(20)
+        ) {
+            self.source = source
+            self.policy = policy
+            self.acceptance = acceptance
+            self.callsInFlight = callsInFlight
+            self.drain = drain
+            self.endpoint = endpoint
+            self.longestSilence = longestSilence
+        }
+    }
+
+    private let plan: Plan
+    private let ring: KeyRing
+    private let service: any KMSServing
+    private let registry: PrometheusRegistry
+    private let manager: any ServiceManager
+    private let logger: Logger
+
+    /// A daemon that serves `service`, whose keys `ring` watches.
+    ///
+    /// `registry` must be the process's metrics backend already, and the log must be set up.
+    public init(
+        _ plan: Plan, ring: KeyRing, service: any KMSServing, registry: PrometheusRegistry,
+        manager: any ServiceManager = Systemd(), logger: Logger
+    ) {
+        self.plan = plan
+        self.ring = ring
+        self.service = service
+        self.registry = registry
+        self.manager = manager
+        self.logger = logger
+    }
+
+    /// Listens, serves until SIGTERM or SIGINT, and drains.
+    ///
+    /// Returns whether every call ended; if not, threads are still at work and the process can only exit. `listening` is
+    /// called once connections are accepted, with the addresses of the socket and of the endpoint.
+    public func run(
+        listening: (_ socket: String, _ endpoint: String?) -> Void
+    ) async throws(StartFailure) -> Bool {
+        let state = DaemonState()
+        // What can fail comes first, while there is nothing to undo.
+        let socket = try listen()
+        let address = socket.address
+        let endpoint = plan.endpoint.map { listen in
+            HealthEndpoint(listen: listen, registry: registry, ready: { readiness(state) })
+        }
+        do throws(EndpointError) { try endpoint?.start() } catch { throw StartFailure(error.description) }
+        defer { endpoint?.stop() }
+
+        EngineLog.redirect { [logger] line in logger.debug("libgrpc", metadata: [Names.LogKey.error: "\(line)"]) }
+        let engine = EngineThread()
+        let handler = KMSCallHandler(
+            service: service, decoder: RequestDecoder(on: engine, logger: logger), logger: logger)
+        let server = Server(
+            engine: engine, methods: KMSCallHandler.methods, handler: handler,
+            limits: Server.Limits(callsInFlight: plan.callsInFlight))
+        registry.gauge(Names.Metric.requestsInFlight) { Double(server.callsInFlight) }
+        let acceptor: SocketAcceptor
+        do throws(SocketFailure) {
+            acceptor = try SocketAcceptor(
+                settings: plan.acceptance, policy: plan.policy, engine: engine, observer: AcceptanceMetrics(),
+                logger: logger
+            ) { server.adopt(connection: $0.takeDescriptor()) }
+        } catch {
+            await end(server, engine)
+            throw StartFailure(error.message)
+        }
+        do throws(SocketFailure) { try await acceptor.accept(from: socket) } catch {
+            await acceptor.close()
+            await end(server, engine)
+            throw StartFailure(error.message)
+        }
+        await server.start()
+        listening(address, endpoint?.address)
+        await serve(acceptor, server, engine, state)
+        guard !state.hasAbandonedCalls else { return false }
+        engine.stop()
+        return true
+    }
+
+    private func listen() throws(StartFailure) -> ListeningSocket {
+        do throws(SocketFailure) {
+            switch plan.source {
+            case .bound(let address, let permissions):
+                return try ListeningSocket(binding: address, permissions: permissions)
+            case .activated(let descriptor): return try ListeningSocket(adopting: descriptor)
+            }
+        } catch { throw StartFailure(error.message) }
+    }
+
+    private func end(_ server: Server, _ engine: EngineThread) async {
+        // Nothing was ever handed to it, so nothing can be in flight.
+        _ = await server.drain(grace: .zero)
+        engine.stop()
+    }
+
+    /// Runs the services until a signal comes; they start in this order and stop in the reverse one.
+    private func serve(
+        _ acceptor: SocketAcceptor, _ server: Server, _ engine: EngineThread, _ state: DaemonState
+    ) async {
+        var quiet = logger
+        quiet.logLevel = max(logger.logLevel, .warning)  // the group's own steps are the daemon's, told in its words
+        let group = ServiceGroup(
+            configuration: ServiceGroupConfiguration(
+                services: [
+                    KeyObservation(ring: ring),
+                    StatusLine(
+                        ring: ring, server: server, state: state, longestSilence: plan.longestSilence, manager: manager,
+                        clock: ContinuousClock(), logger: logger),
+                    Watchdog(engine: engine, manager: manager, clock: ContinuousClock(), logger: logger),
+                    Serving(
+                        acceptor: acceptor, server: server, grace: plan.drain, state: state, manager: manager,
+                        logger: logger),
+                ],
+                gracefulShutdownSignals: [.sigterm, .sigint],
+                logger: quiet))
+        do { try await group.run() } catch {
+            // No service of ours throws; one that ended early would be a defect that must not pass for a clean stop.
+            logger.critical("a service of the daemon failed", metadata: [Names.LogKey.error: "\(error)"])
+            state.abandonCalls()
+        }
+    }
+
+    private func readiness(_ state: DaemonState) -> Readiness {
+        let life = Readiness.Check("daemon", problem: state.isStopping ? "stopping" : nil)
+        return Readiness([life] + ring.snapshot().map { $0.check })
+    }
+}
+
+extension KeySnapshot {
+    /// What /readyz says of this key; a key that only decrypts does not make the daemon unready.
+    fileprivate var check: Readiness.Check {
+        let isBlocking = encrypts && state != .active
+        return Readiness.Check(
+            "key \(name)", problem: isBlocking ? trouble ?? "not known yet whether it works" : nil)
+    }
+}

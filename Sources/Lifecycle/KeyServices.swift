@@ -1,0 +1,59 @@
+internal import GRPCEngine
+internal import KeyService
+internal import Logging
+private import Observability
+internal import ServiceLifecycle
+
+/// Watches the keys until the daemon is asked to end.
+struct KeyObservation: Service {
+    let ring: KeyRing
+
+    func run() async throws {
+        // Cancellation is how it ends; there is nothing to report.
+        try? await cancelWhenGracefulShutdown { await ring.run() }
+    }
+}
+
+/// Tells the service manager when the daemon is ready, and one line about how it is.
+struct StatusLine: Service {
+    let ring: KeyRing
+    let server: Server
+    let state: DaemonState
+    let longestSilence: Duration
+    let manager: any ServiceManager
+    let clock: any Clock<Duration>
+    let logger: Logger
+
+    private static let interval = Duration.seconds(10)
+
+    func run() async throws {
+        let ring = ring
+        let (limit, clock) = (longestSilence, clock)
+        // Cut short by a stop; then there is nobody to be ready for.
+        let hasVerdict = try? await cancelWhenGracefulShutdown {
+            await ring.waitForFirstVerdict(atMost: limit, clock: clock)
+        }
+        guard let hasVerdict, !Task.isShuttingDownGracefully else { return }
+        let line = text
+        manager.ready(status: line)
+        if hasVerdict {
+            logger.info("ready", metadata: ["status": "\(line)"])
+        } else {
+            logger.warning(
+                "ready without a verdict on the keys: the API server may start, and is told the cause",
+                metadata: [Names.LogKey.limit: "\(limit)"])
+        }
+        await untilShutdown(every: Self.interval, clock) { manager.status(text) }
+    }
+
+    private var text: String {
+        let now = ring.snapshot().map { key in
+            switch key.state {
+            case .active: key.trouble.map { "key \(key.name) serves, with trouble: \($0)" } ?? "key \(key.name) ok"
+            case .starting: "key \(key.name) not known yet"
+            case .failed: "key \(key.name) FAILED: \(key.trouble ?? "cause unknown")"
+            }
+        }
+        return (["serving"] + now + ["\(server.callsInFlight) calls in flight"]).joined(separator: "; ")
+    }
+}

@@ -1,0 +1,176 @@
+internal import ArgumentParser
+private import Configuration
+private import CoreMetrics
+private import CShims
+private import Glibc
+private import KeyService
+private import Lifecycle
+private import LocalProvider
+private import Logging
+private import Observability
+private import SecureMemory
+private import SocketAcceptance
+
+/// `kmsward serve`: the daemon.
+struct Serve: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "serve",
+        abstract: "Serve the KMS API until told to stop.",
+        discussion: """
+            Takes a configuration file, or --dev: an embedded key and everything else below one directory, to try things \
+            out. Only --dev makes a key file that is missing; otherwise make it with: kmsward key init.
+
+            Exit code 0: stopped by SIGTERM or SIGINT; 1: could not start; 78: broken configuration.
+            """)
+
+    @Option(
+        name: [.customShort("f"), .customLong("config")],
+        help: ArgumentHelp("The configuration file.", valueName: "file"))
+    var config: String?
+
+    @Flag(help: "Serve with an embedded key, for development.")
+    var dev = false
+
+    @Option(help: ArgumentHelp("With --dev: where socket, key and state are.", valueName: "directory"))
+    var runDir: String = ".run"
+
+    @Option(
+        help: ArgumentHelp(
+            "Where metrics and health are served, instead of what the configuration says: address:port, or off.",
+            valueName: "address"))
+    var metrics: String?
+
+    func validate() throws {
+        guard dev != (config != nil) else {
+            throw ValidationError("give either --config FILE or --dev")
+        }
+    }
+
+    func run() async throws {
+        // Before any thread: one malloc arena keeps memory after a burst from being spread over several.
+        ksw_use_one_malloc_arena()
+        unsafe _ = signal(SIGPIPE, SIG_IGN)
+        let activated = try failing { () throws(SocketFailure) in try Activation.take() }
+        let settings = try effectiveSettings()
+        let hardening = ProcessHardening.apply(dumpable: settings.memory.dumpable)
+        let log = try failing { () throws(LogFailure) in
+            try LogOutput.bootstrap(format: settings.log.outputFormat, level: settings.log.outputLevel)
+        }
+        let logger = Logger(label: "kmsward")
+        let registry = PrometheusRegistry()
+        MetricsSystem.bootstrap(registry)
+        log.report(to: registry)
+        registry.gauge(Names.Metric.buildInfo, [(Names.Label.version, Version.current)]) { 1 }
+        registry.gauge(Names.Metric.memoryLocked) { SecureMemory.isLocked ? 1 : 0 }
+        logger.info("starting", metadata: [Names.LogKey.version: "\(Version.current)"])
+        for warning in hardening { logger.warning("\(warning)") }
+        if let warning = SecureMemory.takeWarning() { logger.warning("\(warning)") }
+
+        let ring = KeyRing(settings.keyRing, logger: logger)
+        let service = KeyService(
+            ring: ring, v2Version: settings.api.v2Version == .v2 ? .v2 : .v2beta1, runtimeVersion: Version.current)
+        let daemon = Daemon(
+            try settings.plan(activated: activated), ring: ring, service: service, registry: registry, logger: logger)
+        let isClean: Bool
+        do throws(StartFailure) {
+            isClean = try await daemon.run { socket, endpoint in
+                if dev { print(Self.welcome(socket: socket, endpoint: endpoint)) }
+            }
+        } catch {
+            logger.critical("\(error)")
+            log.close(within: .seconds(2))
+            throw ExitCode.failure
+        }
+        log.close(within: .seconds(2))
+        guard isClean else { throw ExitCode.failure }
+    }
+
+    /// The settings of the file or of --dev, with the command line's own on top.
+    private func effectiveSettings() throws -> Settings {
+        var settings: Settings
+        if let config {
+            settings = try loadSettings(config)
+            let problems = settings.problems()
+            for problem in problems { printError("\(problem)") }
+            guard problems.isEmpty else { throw ExitCode.brokenConfiguration }
+        } else {
+            settings = try Self.development(in: runDir)
+        }
+        switch metrics {
+        case nil: break
+        case "off": settings.metrics.listen = nil
+        case let address?:
+            guard let parsed = Settings.ListenAddress(parsing: address) else {
+                throw ValidationError("--metrics \(address): give address:port, such as 127.0.0.1:9464, or off")
+            }
+            settings.metrics.listen = parsed
+        }
+        return settings
+    }
+
+    /// Everything below `directory`, with a key made there if none is.
+    private static func development(in directory: String) throws -> Settings {
+        guard let root = absolute(directory) else {
+            throw ValidationError("--run-dir \(directory): the current directory is not there any more")
+        }
+        if unsafe mkdir(root, 0o700) != 0 && errno != EEXIST {
+            printError("kmsward: cannot make \(root): \(unsafe String(cString: strerror(errno)))")
+            throw ExitCode.failure
+        }
+        let settings = Settings.development(runDirectory: root)
+        for case .local(let local) in settings.keys.map(\.provider) {
+            do throws(LocalKeyFileError) { try LocalKeyFile.create(at: local.file, suite: .aes256GCM) } catch {
+                guard error.reason == .exists else {
+                    printError("kmsward: \(error)")
+                    throw ExitCode.failure
+                }
+            }
+        }
+        return settings
+    }
+
+    private static func absolute(_ path: String) -> String? {
+        if path.hasPrefix("/") { return path }
+        guard let here = unsafe getcwd(nil, 0) else { return nil }
+        defer { unsafe free(here) }
+        return unsafe String(cString: here) + "/" + path
+    }
+
+    /// What a newcomer needs to see: where it listens, and what to paste where.
+    private static func welcome(socket: String, endpoint: String?) -> String {
+        let scrape = endpoint.map { "http://\($0)/metrics, /livez, /readyz" } ?? "off"
+        return """
+
+            kmsward \(Version.current) serves the KMS API, with a key for development.
+
+              socket   \(socket)
+              metrics  \(scrape)
+
+            Give kube-apiserver --encryption-provider-config=FILE with this in the file:
+
+              apiVersion: apiserver.config.k8s.io/v1
+              kind: EncryptionConfiguration
+              resources:
+                - resources: [secrets]
+                  providers:
+                    - kms:
+                        apiVersion: v2
+                        name: kmsward
+                        endpoint: unix://\(socket)
+                        timeout: 3s
+                    - identity: {}
+
+            Try it: kmsward doctor --socket \(socket)
+            Stop it: Ctrl-C
+
+            """
+    }
+}
+
+/// Says in one line why something at the start failed, and exits 1.
+private func failing<R, F: Error & CustomStringConvertible>(_ body: () throws(F) -> R) throws -> R {
+    do throws(F) { return try body() } catch {
+        printError("kmsward: \(error)")
+        throw ExitCode.failure
+    }
+}

@@ -30,6 +30,7 @@ func systemModule(_ name: String) -> Target { .systemLibrary(name: name) }
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let metrics = Target.Dependency.product(name: "CoreMetrics", package: "swift-metrics")
 let lifecycle = Target.Dependency.product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let signals = Target.Dependency.product(name: "UnixSignals", package: "swift-service-lifecycle")
 let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 let protobuf = Target.Dependency.product(name: "SwiftProtobuf", package: "swift-protobuf")
 
@@ -76,7 +77,7 @@ let package = Package(
             [
                 "CSystemd", "CShims", "GRPCEngine", "SocketAcceptance", "RequestDecoding", "KeyService",
                 "Observability",
-                logging, metrics, lifecycle,
+                logging, metrics, lifecycle, signals,
             ]),
         room("Doctor", ["GRPCEngine", "KMSWire", "SecureMemory", "CShims"]),
         .executableTarget(
@@ -85,7 +86,7 @@ let package = Package(
                 "SecureMemory", "EnvelopeCrypto", "KMSWire", "GRPCEngine", "SocketAcceptance", "RemoteKMS",
                 "LocalProvider", "KeyService", "RequestDecoding", "Configuration", "Observability",
                 "Lifecycle",
-                "Doctor", logging, metrics, lifecycle, argumentParser,
+                "Doctor", "CShims", logging, metrics, argumentParser,
             ],
             swiftSettings: strict),
 

@@ -1,4 +1,3 @@
-public import CoreMetrics
 private import GRPCEngine
 public import KeyService
 public import Logging

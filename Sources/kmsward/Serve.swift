@@ -69,8 +69,9 @@ struct Serve: AsyncParsableCommand {
         let ring = KeyRing(settings.keyRing, logger: logger)
         let service = KeyService(
             ring: ring, v2Version: settings.api.v2Version == .v2 ? .v2 : .v2beta1, runtimeVersion: Version.current)
-        let daemon = Daemon(
-            try settings.plan(activated: activated), ring: ring, service: service, registry: registry, logger: logger)
+        var plan = try settings.plan(activated: activated)
+        if let metrics { plan.endpoint = metrics == "off" ? nil : metrics }
+        let daemon = Daemon(plan, ring: ring, service: service, registry: registry, logger: logger)
         let isClean: Bool
         do throws(StartFailure) {
             isClean = try await daemon.run { socket, endpoint in
@@ -85,26 +86,13 @@ struct Serve: AsyncParsableCommand {
         guard isClean else { throw ExitCode.failure }
     }
 
-    /// The settings of the file or of --dev, with the command line's own on top.
+    /// The settings of the file, or of --dev.
     private func effectiveSettings() throws -> Settings {
-        var settings: Settings
-        if let config {
-            settings = try loadSettings(config)
-            let problems = settings.problems()
-            for problem in problems { printError("\(problem)") }
-            guard problems.isEmpty else { throw ExitCode.brokenConfiguration }
-        } else {
-            settings = try Self.development(in: runDir)
-        }
-        switch metrics {
-        case nil: break
-        case "off": settings.metrics.listen = nil
-        case let address?:
-            guard let parsed = Settings.ListenAddress(parsing: address) else {
-                throw ValidationError("--metrics \(address): give address:port, such as 127.0.0.1:9464, or off")
-            }
-            settings.metrics.listen = parsed
-        }
+        guard let config else { return try Self.development(in: runDir) }
+        let settings = try loadSettings(config)
+        let problems = settings.problems()
+        for problem in problems { printError("\(problem)") }
+        guard problems.isEmpty else { throw ExitCode.brokenConfiguration }
         return settings
     }
 

@@ -9,8 +9,7 @@ struct KeyObservation: Service {
     let ring: KeyRing
 
     func run() async throws {
-        // Cancellation is how it ends; there is nothing to report.
-        try? await cancelWhenGracefulShutdown { await ring.run() }
+        await cancelWhenGracefulShutdown { await ring.run() }
     }
 }
 
@@ -29,11 +28,11 @@ struct StatusLine: Service {
     func run() async throws {
         let ring = ring
         let (limit, clock) = (longestSilence, clock)
-        // Cut short by a stop; then there is nobody to be ready for.
-        let hasVerdict = try? await cancelWhenGracefulShutdown {
+        let hasVerdict = await cancelWhenGracefulShutdown {
             await ring.waitForFirstVerdict(atMost: limit, clock: clock)
         }
-        guard let hasVerdict, !Task.isShuttingDownGracefully else { return }
+        // Cut short by a stop: there is nobody to be ready for.
+        guard !Task.isShuttingDownGracefully else { return }
         let line = text
         manager.ready(status: line)
         if hasVerdict {

@@ -1,6 +1,6 @@
 internal import ArgumentParser
-private import Configuration
-private import EnvelopeCrypto
+internal import Configuration
+internal import EnvelopeCrypto
 private import Glibc
 private import SocketAcceptance
 
@@ -71,17 +71,15 @@ extension Settings {
     /// What is wrong with values that only other rooms can judge: the socket's address, the suites of the OpenSSL here.
     func problems() -> [Diagnostic] {
         var problems: [Diagnostic] = []
-        func complain(_ path: String, _ message: String) {
-            let place = position(of: path) ?? FilePosition(file: "(built-in)", line: 1, column: 1)
-            problems.append(Diagnostic(.error, at: place, "\(path): \(message)"))
-        }
         do throws(SocketFailure) { _ = try SocketAddress(parsing: socket.path) } catch {
-            complain("socket.path", error.message)
+            problems.append(diagnostic(.error, about: "socket.path", error.message))
         }
         for (index, key) in keys.enumerated() where !key.cryptoSuite.isAvailable {
-            complain(
-                "keys[\(index)].suite",
-                "the OpenSSL of this machine does not have \(key.suite.rawValue); use sm4-ctr-hmac-sm3 or another OpenSSL")
+            problems.append(
+                diagnostic(
+                    .error, about: "keys[\(index)].suite",
+                    "the OpenSSL of this machine does not have \(key.suite.rawValue); "
+                        + "use sm4-ctr-hmac-sm3, or an OpenSSL that has it"))
         }
         return problems
     }
@@ -89,7 +87,7 @@ extension Settings {
 
 extension Settings.Key {
     /// The suite as the cryptographic room names it.
-    var cryptoSuite: Suite {
+    var cryptoSuite: EnvelopeCrypto.Suite {
         switch suite {
         case .aes256GCM: .aes256GCM
         case .sm4CTRHMACSM3: .sm4CTRHMACSM3

@@ -27,7 +27,7 @@ struct DoctorCommand: AsyncParsableCommand {
     func run() async throws {
         let target: Doctor.Socket
         do throws(SocketFailure) {
-            switch try SocketAddress(parsing: socket, relativePaths: .accepted).name {
+            switch try SocketAddress(parsing: socket, relativePaths: .allowed).name {
             case .path(let path): target = .path(path)
             case .abstract(let name): target = .abstract(name)
             }

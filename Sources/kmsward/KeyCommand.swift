@@ -1,5 +1,5 @@
 internal import ArgumentParser
-private import EnvelopeCrypto
+internal import EnvelopeCrypto
 private import LocalProvider
 
 /// `kmsward key ...`: the key file of the local provider.

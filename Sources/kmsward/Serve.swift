@@ -2,6 +2,7 @@ internal import ArgumentParser
 private import Configuration
 private import CoreMetrics
 private import CShims
+private import EnvelopeCrypto
 private import Glibc
 private import KeyService
 private import Lifecycle
@@ -49,7 +50,7 @@ struct Serve: AsyncParsableCommand {
     func run() async throws {
         // Before any thread: one malloc arena keeps memory after a burst from being spread over several.
         ksw_use_one_malloc_arena()
-        unsafe _ = signal(SIGPIPE, SIG_IGN)
+        _ = signal(SIGPIPE, SIG_IGN)
         let activated = try failing { () throws(SocketFailure) in try Activation.take() }
         let settings = try effectiveSettings()
         let hardening = ProcessHardening.apply(dumpable: settings.memory.dumpable)
@@ -75,7 +76,10 @@ struct Serve: AsyncParsableCommand {
         let isClean: Bool
         do throws(StartFailure) {
             isClean = try await daemon.run { socket, endpoint in
-                if dev { print(Self.welcome(socket: socket, endpoint: endpoint)) }
+                if dev {
+                    print(Self.welcome(socket: socket, endpoint: endpoint))
+                    fflush(nil)  // also where standard output is a file: whoever waits for it reads it now
+                }
             }
         } catch {
             logger.critical("\(error)")

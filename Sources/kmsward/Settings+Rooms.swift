@@ -5,7 +5,7 @@ internal import Lifecycle
 private import LocalProvider
 internal import Logging
 internal import Observability
-private import RemoteKMS
+internal import RemoteKMS
 internal import SocketAcceptance
 
 // The settings of the file as each room wants them.
@@ -16,9 +16,9 @@ extension Settings {
         KeyRingSettings(
             keys: keys.map { key in
                 KeySettings(
-                    name: key.name, provider: key.backend, suite: key.cryptoSuite, epoch: UInt64(key.epoch),
+                    name: key.name, provider: backend(of: key), suite: key.cryptoSuite, epoch: UInt32(key.epoch),
                     acceptIdentities: key.acceptIdentities, adoptKeyIDs: key.adoptKeyIDs,
-                    localKEKMaximumAge: key.localKEK.maxAge, localKEKMaximumUses: UInt64(key.localKEK.maxUses))
+                    localKEKMaximumAge: key.localKEK.maxAge, localKEKMaximumUses: key.localKEK.maxUses)
             },
             clusterContext: clusterContext, stateDirectory: stateDirectory, observeEvery: rotation.observeEvery,
             settle: rotation.settle)
@@ -56,12 +56,10 @@ extension Settings {
     }
 }
 
-extension Settings.Key {
-    /// Where the key lives.
-    fileprivate var backend: any Provider {
-        switch provider {
-        case .local(let local): LocalProvider(path: local.file)
-        }
+/// Where the key lives; outside of the extensions, in which the provider's settings have the provider's name.
+private func backend(of key: Settings.Key) -> any Provider {
+    switch key.provider {
+    case .local(let local): LocalProvider(path: local.file)
     }
 }
 

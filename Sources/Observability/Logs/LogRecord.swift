@@ -80,6 +80,10 @@ struct LogRecord {
     }
 
     private static func append(_ text: String, to line: inout String, quoted: Bool) {
+        if text.isPlain {
+            line += text
+            return
+        }
         for scalar in text.unicodeScalars {
             switch scalar {
             case "\n": line += "\\n"
@@ -156,7 +160,12 @@ struct LogRecord {
 
     private static func appendJSON(_ text: String, to line: inout String) {
         line += "\""
-        for scalar in cut(text).unicodeScalars {
+        let text = cut(text)
+        if text.isPlain {
+            line += text + "\""
+            return
+        }
+        for scalar in text.unicodeScalars {
             switch scalar {
             case "\"": line += "\\\""
             case "\\": line += "\\\\"
@@ -241,6 +250,11 @@ extension Unicode.Scalar {
 }
 
 extension String {
+    /// Nothing in it needs an escape in any format; nearly every text.
+    fileprivate var isPlain: Bool {
+        utf8.allSatisfy { (0x20..<0x7f).contains($0) && $0 != UInt8(ascii: "\"") && $0 != UInt8(ascii: "\\") }
+    }
+
     fileprivate var isMessageID: Bool {
         utf8.count == 32 && utf8.allSatisfy { Character(Unicode.Scalar($0)).isHexDigit }
     }

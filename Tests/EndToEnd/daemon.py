@@ -138,7 +138,7 @@ def settings(folder, key_file, **changes):
         "socket": {"path": str(folder / "kms.sock"), "mode": "0600"},
         "state_directory": str(folder / "state"),
         "keys": [{"name": "primary", "suite": "aes-256-gcm", "local": {"file": str(key_file.path)}}],
-        "rotation": {"observe_every": "100ms", "settle": "100ms"},
+        "rotation": {"observe_every": "1s", "settle": "100ms"},
         "metrics": {"listen": f"127.0.0.1:{free_port()}"},
         "log": {"level": "info", "format": "text"},
     }

@@ -71,7 +71,7 @@ def test_rotations_leave_nothing(goclient, start, key_file):
     one = start()
     before = warmed(one, goclient)
     with one.kms() as kms:
-        for _ in range(20):
+        for _ in range(8):
             current = kms.status().key_id
             key_file.add()
             key_file.activate()

@@ -80,7 +80,7 @@ final class HistoryFile: Sendable {
 
     static let maximumBytes = 16 * 1024 * 1024
 
-    /// Reads the file; a missing or damaged one is an empty history and a warning for the log.
+    /// Reads the file; a missing one is an empty history, a damaged one is put aside with a warning for the log.
     init(directory: String?) {
         path = directory.map { "\($0)/keyring.json" }
         let (history, warning) = path.map(Self.read) ?? (History(), nil)
@@ -124,21 +124,26 @@ final class HistoryFile: Sendable {
         let data: Data
         switch bytes(of: path) {
         case .success(let bytes): data = bytes
-        case .failure(let failure): return (History(), "\(path) \(failure.summary), \(again)")
+        case .failure(.missing): return (History(), nil)  // as at every first start
+        case .failure(.unreadable(let cause)): return (History(), "\(path) \(cause), \(again)")
         }
         guard let history = try? JSONDecoder().decode(History.self, from: data), history.format == 1 else {
-            return (History(), "\(path) is damaged or of another format, \(again)")
+            let aside = "\(path).damaged"
+            _ = unsafe rename(path, aside)  // or it is overwritten by the next one: it is best effort
+            return (History(), "\(path) is damaged or of another format and now called \(aside), \(again)")
         }
         return (history, nil)
     }
 
-    private struct FileFailure: Error { let summary: String }
+    private enum FileFailure: Error {
+        case missing
+        case unreadable(String)
+    }
 
     private static func bytes(of path: String) -> Result<Data, FileFailure> {
         let file = unsafe open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
         guard file >= 0 else {
-            return .failure(
-                FileFailure(summary: errno == ENOENT ? "does not exist" : "cannot be read: \(reason(errno))"))
+            return .failure(errno == ENOENT ? .missing : .unreadable("cannot be read: \(reason(errno))"))
         }
         defer { close(file) }
         var data = Data()
@@ -146,17 +151,23 @@ final class HistoryFile: Sendable {
         while true {
             let got = unsafe Glibc.read(file, &chunk, chunk.count)
             if got < 0 && errno == EINTR { continue }
-            guard got >= 0 else { return .failure(FileFailure(summary: "cannot be read: \(reason(errno))")) }
+            guard got >= 0 else { return .failure(.unreadable("cannot be read: \(reason(errno))")) }
             guard got > 0 else { return .success(data) }
             data.append(contentsOf: chunk[..<got])
-            guard data.count <= maximumBytes else { return .failure(FileFailure(summary: "is too large")) }
+            guard data.count <= maximumBytes else { return .failure(.unreadable("is too large")) }
         }
     }
 
     private static func write(_ history: History, to path: String) -> String? {
         guard let data = try? JSONEncoder().encode(history) else { return "the history has no JSON form" }
         let temporary = "\(path).new"
-        let file = unsafe open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0o600)
+        let flags = O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC
+        var file = unsafe open(temporary, flags, 0o600)
+        if file < 0, errno == ENOENT, let slash = path.lastIndex(of: "/") {
+            // The first start without a service manager that makes the state directory.
+            _ = unsafe mkdir(String(path[..<slash]), 0o700)
+            file = unsafe open(temporary, flags, 0o600)
+        }
         guard file >= 0 else { return reason(errno) }
         var failure = unsafe data.span.withUnsafeBytes { buffer -> Int32 in
             var done = 0

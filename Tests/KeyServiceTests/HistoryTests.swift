@@ -70,14 +70,13 @@ struct HistoryTests {
     }
 
     @Test(
-        "a missing, damaged or foreign history is a warning, and is written anew",
+        "a damaged or foreign history is a warning, is put aside, and is written anew",
         arguments: [
-            nil, "", "{", "[]", "{\"format\":2}", "{\"format\":1,\"local_keks\":[{\"wrapped\":\"!\"}]}",
-            "\0\0",
+            "", "{", "[]", "{\"format\":2}", "{\"format\":1,\"local_keks\":[{\"wrapped\":\"!\"}]}", "\0\0",
         ])
-    func damaged(_ text: String?) async throws {
-        if let text { folder.write(text, to: "keyring.json") }
-        #expect(HistoryFile(directory: folder.path).warning != nil)
+    func damaged(_ text: String) async throws {
+        folder.write(text, to: "keyring.json")
+        #expect(HistoryFile(directory: folder.path).warning?.contains("keyring.json.damaged") == true)
         let plugin = await Plugin.started(FakeProvider(), state: folder.path)
         #expect(try await plugin.status().healthz == "ok")
         let written = HistoryFile(directory: folder.path)
@@ -86,12 +85,20 @@ struct HistoryTests {
         #expect(written.history.localKEKs.count == 1)
     }
 
+    @Test("a missing history is a first start: no warning, and the state directory is made")
+    func firstStart() async throws {
+        let state = "\(folder.path)/state"
+        #expect(HistoryFile(directory: state).warning == nil)
+        let plugin = await Plugin.started(FakeProvider(), state: state)
+        #expect(HistoryFile(directory: state).history.activeKeyIDs == [try await plugin.status().keyID])
+    }
+
     @Test(
         "a history that cannot be written does not stop the plugin",
         arguments: ["directory in its place", "no folder"])
     func unwritable(_ how: String) async throws {
         if how == "no folder" {
-            let plugin = await Plugin.started(FakeProvider(), state: "\(folder.path)/none")
+            let plugin = await Plugin.started(FakeProvider(), state: "\(folder.path)/none/none")
             #expect(try await plugin.status().healthz == "ok")
         } else {
             folder.makeDirectory("keyring.json")

@@ -98,7 +98,7 @@ let package = Package(
         tests("LocalProvider", ["RemoteKMS", "EnvelopeCrypto", "SecureMemory"]),
         tests(
             "KeyService",
-            ["KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "LocalProvider", logging]),
+            ["KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "LocalProvider", logging, metrics]),
         tests(
             "RequestDecoding",
             [

@@ -73,6 +73,7 @@ final class HistoryFile: Sendable {
     private struct State {
         var history: History
         var isSaved: Bool
+        var isWriting = false
     }
 
     private let path: String?
@@ -108,13 +109,19 @@ final class HistoryFile: Sendable {
     func save() -> String? {
         guard let path else { return nil }
         let unsaved = state.withLock { state -> History? in
-            guard !state.isSaved else { return nil }
+            // One writer at a time: they share the temporary file. What it misses, the next save writes.
+            guard !state.isSaved, !state.isWriting else { return nil }
             state.isSaved = true
+            state.isWriting = true
             return state.history
         }
         guard let unsaved else { return nil }
-        guard let failure = Self.write(unsaved, to: path) else { return nil }
-        state.withLock { $0.isSaved = false }
+        let failure = Self.write(unsaved, to: path)
+        state.withLock { state in
+            state.isWriting = false
+            if failure != nil { state.isSaved = false }
+        }
+        guard let failure else { return nil }
         return "\(path) cannot be written: \(failure): make room and let uid \(geteuid()) write there"
     }
 

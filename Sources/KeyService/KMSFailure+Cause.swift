@@ -15,6 +15,17 @@ extension KMSFailure {
         self.init(code, "key \(key): \(error)")
     }
 
+    /// What Status and Encrypt answer while key `key` does not serve: their request is not at fault, nor are they late.
+    init(refusing error: RemoteKMSError, key: String) {
+        switch error.code {
+        case .deadlineExceeded: self.init(.unavailable, "key \(key): \(error)")
+        case .invalidCiphertext: self.init(.failedPrecondition, "key \(key): \(error)")
+        case .unavailable, .throttled, .malformedReply, .unauthenticated, .permissionDenied, .keyNotFound,
+            .keyDisabled, .misconfigured:
+            self.init(error, key: key)
+        }
+    }
+
     /// What the API server is told when an envelope of key `key` was not written or read.
     init(_ error: EnvelopeError, key: String) {
         switch error {

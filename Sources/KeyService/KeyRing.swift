@@ -1,3 +1,4 @@
+public import CoreMetrics
 private import Glibc
 public import Logging
 private import Observability
@@ -13,7 +14,7 @@ public final class KeyRing: Sendable {
     private let history: HistoryFile
     private let settings: KeyRingSettings
     private let logger: Logger
-    private let metrics = KeyMetrics()
+    private let metrics: KeyMetrics
     private let epochSeconds: @Sendable () -> Int64
 
     /// Pause after a failed step of a key that does not serve yet; doubled until it is `observeEvery`.
@@ -21,9 +22,11 @@ public final class KeyRing: Sendable {
 
     /// A ring of at least one key; reads `keyring.json`, calls no backend.
     ///
-    /// `epochSeconds` is the time of day in seconds since 1970: local KEKs are dated with it.
+    /// `factory` makes its metrics: bootstrap the metrics system before. `epochSeconds` is the time of day in seconds
+    /// since 1970: local KEKs are dated with it.
     public init(
         _ settings: KeyRingSettings, logger: Logger,
+        metrics factory: any MetricsFactory = MetricsSystem.factory,
         epochSeconds: @escaping @Sendable () -> Int64 = KeyRing.timeOfDay
     ) {
         precondition(!settings.keys.isEmpty, "the configuration has at least one key")
@@ -36,9 +39,11 @@ public final class KeyRing: Sendable {
         self.history = history
         self.logger = logger
         self.epochSeconds = epochSeconds
+        metrics = KeyMetrics(factory)
         keys = settings.keys.enumerated().map { index, key in
             RingKey(
-                key, encrypts: index == 0, ring: settings, history: history, opened: opened, logger: logger)
+                key, encrypts: index == 0, ring: settings, history: history, opened: opened, logger: logger,
+                metrics: factory)
         }
     }
 
@@ -57,7 +62,7 @@ public final class KeyRing: Sendable {
                         let isServing = key.snapshot(at: self.epochSeconds()).state == .active
                         let pause =
                             isServing ? self.settings.observeEvery : min(retry, self.settings.observeEvery)
-                        retry = isServing ? Self.firstRetry : retry * 2
+                        retry = isServing ? Self.firstRetry : min(retry * 2, self.settings.observeEvery)
                         // Cancelled: the loop ends.
                         try? await clock.sleep(for: pause)
                     }

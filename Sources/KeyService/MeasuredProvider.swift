@@ -7,6 +7,7 @@ internal import SecureMemory
 struct MeasuredProvider: Provider {
     private let base: any Provider
     private let key: String
+    private let factory: any MetricsFactory
     private let timers: [Operation: CoreMetrics.Timer]
 
     private enum Operation: String, CaseIterable {
@@ -15,13 +16,18 @@ struct MeasuredProvider: Provider {
 
     var name: String { base.name }
 
-    init(_ base: any Provider, key: String) {
+    init(_ base: any Provider, key: String, metrics factory: any MetricsFactory) {
         self.base = base
+        self.factory = factory
         self.key = key
         timers = Dictionary(
             uniqueKeysWithValues: Operation.allCases.map { operation in
                 let labels = [(Names.Label.key, key), (Names.Label.operation, operation.rawValue)]
-                return (operation, CoreMetrics.Timer(label: Names.Metric.backendDuration, dimensions: labels))
+                return (
+                    operation,
+                    CoreMetrics.Timer(
+                        label: Names.Metric.backendDuration, dimensions: labels, factory: factory)
+                )
             })
     }
 
@@ -73,6 +79,6 @@ struct MeasuredProvider: Provider {
             (Names.Label.key, key), (Names.Label.operation, operation.rawValue),
             (Names.Label.outcome, failure?.code.rawValue ?? "ok"),
         ]
-        Counter(label: Names.Metric.backendCalls, dimensions: labels).increment()
+        Counter(label: Names.Metric.backendCalls, dimensions: labels, factory: factory).increment()
     }
 }

@@ -1,3 +1,4 @@
+internal import CoreMetrics
 internal import EnvelopeCrypto
 internal import FoundationEssentials
 internal import Logging
@@ -22,6 +23,10 @@ final class RingKey: Sendable {
         var active: Active?
         var failure: RemoteKMSError?
         var lastProof: Int64?
+        /// Trouble with former versions, by key_id: it is told, but stops nothing.
+        var formerTroubles: [String: RemoteKMSError] = [:]
+        /// Counts the probes of former versions, to take them in turn.
+        var probes = 0
         var isStepping = false
     }
 
@@ -45,11 +50,11 @@ final class RingKey: Sendable {
 
     init(
         _ settings: KeySettings, encrypts: Bool, ring: KeyRingSettings, history: HistoryFile,
-        opened: OpenedLocalKEKs, logger: Logger
+        opened: OpenedLocalKEKs, logger: Logger, metrics: any MetricsFactory
     ) {
         self.settings = settings
         self.encrypts = encrypts
-        provider = MeasuredProvider(settings.provider, key: settings.name)
+        provider = MeasuredProvider(settings.provider, key: settings.name, metrics: metrics)
         clusterContext = ring.clusterContext
         self.history = history
         self.opened = opened
@@ -73,22 +78,28 @@ final class RingKey: Sendable {
             switch (state.active, state.failure) {
             // The key's own KMS says so: at first sight nothing more is written under it.
             case (.some, let failure?) where failure.code == .keyDisabled:
-                .failed(KMSFailure(failure, key: settings.name))
+                .failed(KMSFailure(refusing: failure, key: settings.name))
             case (let active?, _): .ready(active)
-            case (nil, let failure?): .failed(KMSFailure(failure, key: settings.name))
+            case (nil, let failure?): .failed(KMSFailure(refusing: failure, key: settings.name))
             case (nil, nil): .starting
             }
         }
     }
 
     /// Whether this key answers for ciphertexts of that key_id.
-    func accepts(_ keyID: String) -> Bool { state.withLock { $0.acceptance }.accepts(keyID) }
+    func accepts(_ keyID: String) -> Bool {
+        let (active, acceptance) = state.withLock { ($0.active, $0.acceptance) }
+        // Nearly every request names the current key_id.
+        return active?.keyID.description == keyID || acceptance.accepts(keyID)
+    }
 
     /// Whether it is known which key_ids are this key's; until then a strange one may be.
     var isDescribed: Bool { state.withLock { $0.observedID != nil } }
 
     /// Why it is not, if a step has tried.
-    var failure: KMSFailure? { state.withLock { $0.failure }.map { KMSFailure($0, key: settings.name) } }
+    var failure: KMSFailure? {
+        state.withLock { $0.failure }.map { KMSFailure(refusing: $0, key: settings.name) }
+    }
 
     /// The local KEK that an envelope was sealed with: from memory, else unwrapped by the backend.
     func localKEK(of envelope: Envelope, deadline: Deadline) async throws(KMSFailure) -> LocalKEK {
@@ -144,8 +155,11 @@ final class RingKey: Sendable {
     }
 
     func snapshot(at epochSeconds: Int64) -> KeySnapshot {
-        let (active, observedID, failure, lastProof) = state.withLock {
-            ($0.active, $0.observedID, $0.failure, $0.lastProof)
+        let (active, observedID, failure, former, lastProof) = state.withLock {
+            (
+                $0.active, $0.observedID, $0.failure, $0.formerTroubles.min { $0.key < $1.key }?.value,
+                $0.lastProof
+            )
         }
         let phase: KeySnapshot.State =
             if encrypts {
@@ -158,7 +172,7 @@ final class RingKey: Sendable {
         return KeySnapshot(
             name: settings.name, provider: provider.name, encrypts: encrypts, state: phase,
             keyID: (active?.keyID ?? (encrypts ? nil : observedID))?.description,
-            trouble: failure?.description,
+            trouble: (failure ?? former)?.description,
             localKEKAge: active?.age(at: epochSeconds), localKEKUses: active?.uses, lastProof: lastProof)
     }
 
@@ -231,6 +245,7 @@ final class RingKey: Sendable {
             active.wrappedKey, keyID: active.keyID, suite: settings.suite, deadline: .after(Self.callLimit))
         guard proven.isSame(as: active.localKEK) else { throw Self.unwrappedOtherwise }
         state.withLock { $0.lastProof = now.epochSeconds }
+        await probeFormerVersion(than: active.keyID)
 
         let isDue =
             active.age(at: now.epochSeconds) >= settings.localKEKMaximumAge
@@ -238,6 +253,50 @@ final class RingKey: Sendable {
         // While another version settles, a new local KEK would be wrapped under that one already.
         guard isDue, description == active.description else { return }
         swap(to: try await made(description, active.keyID, at: now), at: now)
+    }
+
+    /// Unwraps one remembered local KEK of a former key_id, the next one each time: a former version that was disabled
+    /// must not first show when everything is read again.
+    private func probeFormerVersion(than current: KeyID) async {
+        var newest: [String: RememberedKEK] = [:]
+        var order: [String] = []
+        for kek in history.history.localKEKs where kek.keyID != current.description {
+            guard let keyID = try? KeyID(parsing: kek.keyID), keyID.keyPart == current.keyPart else {
+                continue
+            }
+            if newest.updateValue(kek, forKey: kek.keyID) == nil { order.append(kek.keyID) }
+        }
+        guard !order.isEmpty else { return }
+        let turn = state.withLock { state in
+            state.probes += 1
+            return state.probes
+        }
+        guard let kek = newest[order[turn % order.count]], let keyID = try? KeyID(parsing: kek.keyID),
+            let suite = Suite(rawValue: kek.suite)
+        else { return }
+        var trouble: RemoteKMSError?
+        do throws(RemoteKMSError) {
+            _ = try await unwrap(
+                [UInt8](kek.wrapped), keyID: keyID, suite: suite, deadline: .after(Self.callLimit))
+        } catch {
+            trouble = RemoteKMSError(
+                error.code,
+                "what was written under the former key_id \(keyID) cannot be read: \(error.summary)",
+                remedy: error.remedy)
+        }
+        if Task.isCancelled { return }
+        let before = state.withLock { state in
+            defer { state.formerTroubles[kek.keyID] = trouble }
+            return state.formerTroubles[kek.keyID]
+        }
+        if let trouble, trouble != before {
+            logger.warning(
+                "a former version of the key has trouble",
+                metadata: [
+                    Names.LogKey.keyID: "\(keyID)", Names.LogKey.code: "\(trouble.code)",
+                    Names.LogKey.error: "\(trouble.summary)", Names.LogKey.remedy: "\(trouble.remedy)",
+                ])
+        }
     }
 
     /// The newest local KEK made here for this key_id that still opens.

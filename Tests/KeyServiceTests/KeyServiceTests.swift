@@ -329,6 +329,20 @@ struct StartingTests {
         #expect(plugin.key.trouble == nil)
     }
 
+    @Test(
+        "a Status that fails never blames its request or its time",
+        arguments: [
+            (RemoteKMSError.Code.deadlineExceeded, KMSFailure.Code.unavailable),
+            (.invalidCiphertext, .failedPrecondition),
+        ])
+    func blame(_ code: RemoteKMSError.Code, _ expected: KMSFailure.Code) async {
+        let provider = FakeProvider()
+        provider.fail(.unwrap, code)
+        let plugin = await Plugin.started(provider)
+        let refusal = await failure { () throws(KMSFailure) in _ = try await plugin.status() }
+        #expect(refusal?.code == expected)
+    }
+
     @Test("while the key is not known, a strange key_id is not called foreign")
     func undecided() async throws {
         let written = try await Plugin.started(FakeProvider()).encrypt(random(32))

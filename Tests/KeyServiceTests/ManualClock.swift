@@ -54,6 +54,13 @@ final class ManualClock: Clock, Sendable {
         try Task.checkCancellation()
     }
 
+    /// Time until the first sleeper wakes.
+    var untilNextWake: Duration {
+        state.withLock { state in
+            state.sleepers.values.map { $0.until.offset - state.now.offset }.min() ?? .zero
+        }
+    }
+
     func advance(by duration: Duration) {
         let woken = state.withLock { state in
             state.now = state.now.advanced(by: duration)

@@ -302,6 +302,46 @@ struct RotationTests {
         #expect(plugin.key.lastProof == proof.map { $0 + 90 })
     }
 
+    @Test("a former version that no longer unwraps is told while everything new goes on")
+    func formerVersion() async throws {
+        let provider = FakeProvider()
+        let plugin = await Plugin.started(provider)
+        for version in ["2", "3"] {
+            provider.rotate(to: version)
+            await plugin.settle()
+        }
+        let current = try await plugin.status().keyID
+        provider.set { $0.knownVersions.remove("1") }
+        for _ in 0..<2 { await plugin.observe(after: .seconds(30)) }
+        #expect(plugin.key.trouble?.contains("former key_id") == true)
+        #expect(plugin.key.state == .active)
+        #expect(try await plugin.encrypt(random(32)).keyID == current)
+        provider.set { $0.knownVersions.insert("1") }
+        for _ in 0..<2 { await plugin.observe(after: .seconds(30)) }
+        #expect(plugin.key.trouble == nil)
+    }
+
+    @Test(
+        "a key that does not come up is tried after 1 s, then ever later up to the interval, for as long as it takes"
+    )
+    func retries() async {
+        let provider = FakeProvider()
+        provider.fail(.describe, .unavailable)
+        let plugin = Plugin(provider)
+        let watch = Task { await plugin.ring.run(clock: plugin.clock) }
+        var pauses: [Duration] = []
+        for attempt in 1...150 {
+            await plugin.clock.untilSleeping()
+            #expect(provider.count(.describe) == attempt)
+            pauses.append(plugin.clock.untilNextWake)
+            plugin.clock.advance(by: plugin.clock.untilNextWake)
+        }
+        #expect(Array(pauses.prefix(7)) == [1, 2, 4, 8, 16, 30, 30].map { .seconds($0) })
+        #expect(pauses.last == .seconds(30))
+        watch.cancel()
+        await watch.value
+    }
+
     @Test("the watch observes at start, then at its interval, and ends when cancelled")
     func run() async throws {
         let provider = FakeProvider()

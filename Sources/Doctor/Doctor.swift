@@ -21,6 +21,7 @@ public struct Finding: Sendable, Equatable {
             }
         }
 
+        /// Less bad.
         public static func < (a: Severity, b: Severity) -> Bool { a.rank < b.rank }
     }
 
@@ -97,7 +98,9 @@ public struct Doctor: Sendable {
         let report: @Sendable (Finding) -> Void
         var worst = Finding.Severity.ok
 
-        mutating func add(_ severity: Finding.Severity, _ subject: String, _ detail: String, _ remedy: String = "") {
+        mutating func add(
+            _ severity: Finding.Severity, _ subject: String, _ detail: String, _ remedy: String = ""
+        ) {
             worst = max(worst, severity)
             report(Finding(severity, subject, detail, remedy: remedy))
         }
@@ -127,7 +130,9 @@ public struct Doctor: Sendable {
             case .path(let path):
                 let owner = try SocketProbe.connect(to: path, isAbstract: false)
                 let permissions = SocketProbe.permissions(of: path).map { "; \($0)" } ?? ""
-                visit.add(.ok, "socket", "connected to \(path); pid \(owner.pid) listens, uid \(owner.uid)\(permissions)")
+                visit.add(
+                    .ok, "socket",
+                    "connected to \(path); pid \(owner.pid) listens, uid \(owner.uid)\(permissions)")
             case .abstract(let name):
                 let owner = try SocketProbe.connect(to: name, isAbstract: true)
                 visit.add(.ok, "socket", "connected to @\(name); pid \(owner.pid) listens, uid \(owner.uid)")
@@ -148,12 +153,14 @@ public struct Doctor: Sendable {
                 visit.add(.ok, "v1beta1 Version", "\(reply.runtimeName) \(reply.runtimeVersion)")
             } else {
                 visit.add(
-                    .problem, "v1beta1 Version", "version is \"\(reply.version)\"; the API server takes only \"v1beta1\"",
+                    .problem, "v1beta1 Version",
+                    "version is \"\(reply.version)\"; the API server takes only \"v1beta1\"",
                     "this is a defect of the plugin")
             }
         } catch {
             if case .failed(let failure) = error, failure.code == .unimplemented {
-                visit.add(.warning, "v1beta1", "not offered", "use apiVersion: v2 in the EncryptionConfiguration")
+                visit.add(
+                    .warning, "v1beta1", "not offered", "use apiVersion: v2 in the EncryptionConfiguration")
                 return false
             }
             visit.add("v1beta1 Version", error, timeout: timeout)
@@ -188,13 +195,16 @@ public struct Doctor: Sendable {
         }
         judge(status, &visit)
         let key = SecretBytes(randomCount: 32)
-        guard let sealed = await roundTrip("v2 Encrypt, Decrypt", key, .v2, plugin, &visit) else { return true }
+        guard let sealed = await roundTrip("v2 Encrypt, Decrypt", key, .v2, plugin, &visit) else {
+            return true
+        }
         if sealed.keyID == status.keyID {
             visit.add(.ok, "v2 key_id", "Encrypt uses the key_id that Status announces, \(sealed.keyID)")
         } else {
             visit.add(
                 .problem, "v2 key_id", "Status announces \(status.keyID), Encrypt used \(sealed.keyID)",
-                "a rotation may be under way: run the doctor again; if it stays, writes will fail after 3 minutes")
+                "a rotation may be under way: run the doctor again; if it stays, writes will fail after 3 minutes"
+            )
         }
         await refusesDamage(sealed, .v2, plugin, &visit)
         var foreign = sealed
@@ -208,7 +218,8 @@ public struct Doctor: Sendable {
         switch status.version {
         case "v2beta1": visit.add(.ok, "v2 Status", "version v2beta1: taken by Kubernetes 1.27 and later")
         case "v2":
-            visit.add(.ok, "v2 Status", "version v2: taken by Kubernetes 1.29 and later, not by 1.27 and 1.28")
+            visit.add(
+                .ok, "v2 Status", "version v2: taken by Kubernetes 1.29 and later, not by 1.27 and 1.28")
         default:
             visit.add(
                 .problem, "v2 Status", "version is \"\(status.version)\"; the API server takes v2 or v2beta1",
@@ -216,7 +227,8 @@ public struct Doctor: Sendable {
         }
         if status.healthz != "ok" {
             visit.add(
-                .problem, "v2 Status", "healthz is \"\(status.healthz)\", so the API server calls itself unready",
+                .problem, "v2 Status",
+                "healthz is \"\(status.healthz)\", so the API server calls itself unready",
                 "look at the plugin's log")
         }
     }
@@ -239,7 +251,8 @@ public struct Doctor: Sendable {
             let limit = api == .v2 ? 1024 : 65_535
             visit.add(
                 .ok, subject,
-                "\(plaintext.count) bytes sealed into \(sealed.ciphertext.count) (limit \(limit)) and opened again")
+                "\(plaintext.count) bytes sealed into \(sealed.ciphertext.count) (limit \(limit)) and opened again"
+            )
             return sealed
         } catch {
             visit.add(subject, error, timeout: timeout)
@@ -252,7 +265,8 @@ public struct Doctor: Sendable {
     ) async {
         var damaged = sealed
         damaged.ciphertext[damaged.ciphertext.count - 1] ^= 1
-        await refuses(api == .v2 ? "v2 damaged ciphertext" : "v1beta1 damaged ciphertext", damaged, api, plugin, &visit)
+        await refuses(
+            api == .v2 ? "v2 damaged ciphertext" : "v1beta1 damaged ciphertext", damaged, api, plugin, &visit)
     }
 
     private func refuses(
@@ -274,7 +288,8 @@ public struct Doctor: Sendable {
 
     /// Latencies as the API server's documentation asks for them: Encrypt under 100 ms, Decrypt under 10 ms.
     private func measure(
-        _ key: borrowing SecretBytes, _ sealed: EncryptReply, _ api: KMSAPI, _ plugin: KMSClient, _ visit: inout Visit
+        _ key: borrowing SecretBytes, _ sealed: EncryptReply, _ api: KMSAPI, _ plugin: KMSClient,
+        _ visit: inout Visit
     ) async {
         var encrypts: [Duration] = []
         var decrypts: [Duration] = []

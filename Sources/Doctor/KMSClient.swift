@@ -27,12 +27,15 @@ struct KMSClient {
             message = try await client.unary(method.path, body, deadline: ContinuousClock.now + timeout)
         } catch { throw .failed(error) }
         do throws(WireError) {
-            return try message.withBytes { bytes throws(WireError) in try KMSReply(parsing: bytes, to: method) }
+            return try message.withBytes { bytes throws(WireError) in try KMSReply(parsing: bytes, to: method)
+            }
         } catch { throw .unusable(error) }
     }
 
     func version() async throws(KMSCallError) -> VersionReply {
-        guard case .version(let reply) = try await call(.version) else { preconditionFailure("codec mixed up") }
+        guard case .version(let reply) = try await call(.version) else {
+            preconditionFailure("codec mixed up")
+        }
         return reply
     }
 
@@ -41,7 +44,8 @@ struct KMSClient {
         return reply
     }
 
-    func encrypt(_ plaintext: borrowing SecretBytes, _ api: KMSAPI) async throws(KMSCallError) -> EncryptReply {
+    func encrypt(_ plaintext: borrowing SecretBytes, _ api: KMSAPI) async throws(KMSCallError) -> EncryptReply
+    {
         let copy = plaintext.withBytes { SecretBytes(copying: $0) }
         let request = EncryptRequest(api: api, plaintext: copy, uid: api == .v2 ? Self.uid : "")
         guard case .encrypted(_, let reply) = try await call(.encrypt(request)) else {

@@ -64,7 +64,8 @@ struct SocketProbe {
         case EACCES, EPERM:
             Problem(
                 detail: "this user may not connect to \(path) (\(permissions(of: path) ?? "not visible"))",
-                remedy: "run as root, or set socket.group to a group this user is in, with socket.mode \"0660\"")
+                remedy:
+                    "run as root, or set socket.group to a group this user is in, with socket.mode \"0660\"")
         case ENOTSOCK:
             Problem(detail: "\(path) is not a socket", remedy: "give the path of the plugin's socket")
         case EAGAIN:

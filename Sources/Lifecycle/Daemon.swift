@@ -96,7 +96,9 @@ public struct Daemon: Sendable {
         do throws(EndpointError) { try endpoint?.start() } catch { throw StartFailure(error.description) }
         defer { endpoint?.stop() }
 
-        EngineLog.redirect { [logger] line in logger.debug("libgrpc", metadata: [Names.LogKey.error: "\(line)"]) }
+        EngineLog.redirect { [logger] line in
+            logger.debug("libgrpc", metadata: [Names.LogKey.error: "\(line)"])
+        }
         let engine = EngineThread()
         let handler = KMSCallHandler(
             service: service, decoder: RequestDecoder(on: engine, logger: logger), logger: logger)
@@ -148,13 +150,15 @@ public struct Daemon: Sendable {
         _ acceptor: SocketAcceptor, _ server: Server, _ engine: EngineThread, _ state: DaemonState
     ) async {
         var quiet = logger
-        quiet.logLevel = max(logger.logLevel, .warning)  // the group's own steps are the daemon's, told in its words
+        // The group's own steps are the daemon's, and told in its words.
+        quiet.logLevel = max(logger.logLevel, .warning)
         let group = ServiceGroup(
             configuration: ServiceGroupConfiguration(
                 services: [
                     KeyObservation(ring: ring),
                     StatusLine(
-                        ring: ring, server: server, state: state, longestSilence: plan.longestSilence, manager: manager,
+                        ring: ring, server: server, state: state, longestSilence: plan.longestSilence,
+                        manager: manager,
                         clock: ContinuousClock(), logger: logger),
                     Watchdog(engine: engine, manager: manager, clock: ContinuousClock(), logger: logger),
                     Serving(

@@ -48,7 +48,8 @@ struct StatusLine: Service {
     private var text: String {
         let now = ring.snapshot().map { key in
             switch key.state {
-            case .active: key.trouble.map { "key \(key.name) serves, with trouble: \($0)" } ?? "key \(key.name) ok"
+            case .active:
+                key.trouble.map { "key \(key.name) serves, with trouble: \($0)" } ?? "key \(key.name) ok"
             case .starting: "key \(key.name) not known yet"
             case .failed: "key \(key.name) FAILED: \(key.trouble ?? "cause unknown")"
             }

@@ -31,9 +31,13 @@ public struct Systemd: ServiceManager {
         watchdogInterval = isWatched ? .microseconds(Int64(clamping: microseconds)) : nil
     }
 
+    /// `READY=1`, and `STATUS=` in one line.
     public func ready(status: String) { notify("READY=1\nSTATUS=\(Self.oneLine(status))") }
+    /// `STATUS=` in one line.
     public func status(_ line: String) { notify("STATUS=\(Self.oneLine(line))") }
+    /// `STOPPING=1`.
     public func stopping() { notify("STOPPING=1\nSTATUS=stopping") }
+    /// `WATCHDOG=1`.
     public func watchdog() { notify("WATCHDOG=1") }
 
     private func notify(_ state: String) {

@@ -22,7 +22,9 @@ struct ConfigCommand: ParsableCommand {
         @Argument(help: ArgumentHelp("The file.", valueName: "file"))
         var file: String
 
-        @Flag(help: "Also look up users, groups and files: for the host, and as the user, that the file is for.")
+        @Flag(
+            help: "Also look up users, groups and files: for the host, and as the user, that the file is for."
+        )
         var onThisHost = false
 
         func run() throws {
@@ -38,7 +40,8 @@ struct ConfigCommand: ParsableCommand {
     /// `kmsward config print FILE`.
     struct Print: ParsableCommand {
         static let configuration = CommandConfiguration(
-            commandName: "print", abstract: "Print the settings in force with a file, defaults included, no secrets.")
+            commandName: "print",
+            abstract: "Print the settings in force with a file, defaults included, no secrets.")
 
         @Argument(help: ArgumentHelp("The file.", valueName: "file"))
         var file: String

@@ -21,7 +21,9 @@ struct DoctorCommand: AsyncParsableCommand {
             discussion: "A path, unix:///path, or @name for an abstract socket.", valueName: "path"))
     var socket: String
 
-    @Option(help: ArgumentHelp("What a call may take; the EncryptionConfiguration's timeout.", valueName: "duration"))
+    @Option(
+        help: ArgumentHelp(
+            "What a call may take; the EncryptionConfiguration's timeout.", valueName: "duration"))
     var timeout = TimeoutOption(seconds: 3)
 
     func run() async throws {
@@ -32,13 +34,17 @@ struct DoctorCommand: AsyncParsableCommand {
             case .abstract(let name): target = .abstract(name)
             }
         } catch { throw ValidationError(error.message) }
-        EngineLog.redirect { _ in }  // libgrpc's own words would stand between the findings, which say it better
+        // libgrpc's own words would stand between the findings, which say it better.
+        EngineLog.redirect { _ in }
         let engine = EngineThread(name: "doctor")
         let worst = await Doctor(socket: target, timeout: timeout.duration).examine(on: engine) { finding in
-            let mark = finding.severity == .ok ? "ok     " : finding.severity == .warning ? "warning" : "PROBLEM"
+            let mark =
+                finding.severity == .ok ? "ok     " : finding.severity == .warning ? "warning" : "PROBLEM"
             let subject = finding.subject + String(repeating: " ", count: max(0, 26 - finding.subject.count))
             print("\(mark)  \(subject)  \(finding.detail)")
-            if !finding.remedy.isEmpty { print("         \(String(repeating: " ", count: 26))  -> \(finding.remedy)") }
+            if !finding.remedy.isEmpty {
+                print("         \(String(repeating: " ", count: 26))  -> \(finding.remedy)")
+            }
         }
         engine.stop()
         switch worst {

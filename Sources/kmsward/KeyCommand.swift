@@ -21,7 +21,8 @@ struct KeyCommand: ParsableCommand {
     /// `kmsward key init`.
     struct Init: ParsableCommand {
         static let configuration = CommandConfiguration(
-            commandName: "init", abstract: "Make a new key file, readable by its owner alone; never overwrites one.")
+            commandName: "init",
+            abstract: "Make a new key file, readable by its owner alone; never overwrites one.")
 
         @OptionGroup var target: FileOption
 
@@ -49,7 +50,9 @@ struct KeyCommand: ParsableCommand {
         @OptionGroup var target: FileOption
 
         func run() throws {
-            let version = try reporting { () throws(LocalKeyFileError) in try LocalKeyFile.add(at: target.file) }
+            let version = try reporting { () throws(LocalKeyFileError) in
+                try LocalKeyFile.add(at: target.file)
+            }
             print("added version \(version.id)")
             print("Copy \(target.file) to every host that serves this key, then:")
             print("  kmsward key activate --file \(target.file) \(version.id)")
@@ -68,7 +71,8 @@ struct KeyCommand: ParsableCommand {
 
         func run() throws {
             guard let id = KeyUUID(version) else {
-                throw ValidationError("\"\(version)\" is not a version: it looks like 01234567-89ab-4cde-8f01-23456789abcd")
+                throw ValidationError(
+                    "\"\(version)\" is not a version: it looks like 01234567-89ab-4cde-8f01-23456789abcd")
             }
             let facts = try reporting { () throws(LocalKeyFileError) in
                 try LocalKeyFile.activate(at: target.file, version: id)
@@ -86,7 +90,8 @@ struct KeyCommand: ParsableCommand {
         @OptionGroup var target: FileOption
 
         func run() throws {
-            let facts = try reporting { () throws(LocalKeyFileError) in try LocalKeyFile.list(at: target.file) }
+            let facts = try reporting { () throws(LocalKeyFileError) in try LocalKeyFile.list(at: target.file)
+            }
             print("key      \(facts.id)\nsuite    \(facts.suite.configurationName)")
             for version in facts.versions {
                 let state = version.state.rawValue.padding(to: 8)
@@ -114,5 +119,7 @@ private func reporting<R>(_ body: () throws(LocalKeyFileError) -> R) throws -> R
 }
 
 extension String {
-    fileprivate func padding(to width: Int) -> String { self + String(repeating: " ", count: max(0, width - count)) }
+    fileprivate func padding(to width: Int) -> String {
+        self + String(repeating: " ", count: max(0, width - count))
+    }
 }

@@ -12,7 +12,9 @@ internal import ArgumentParser
             terminal: kmsward doctor --socket .run/kms.sock.
             """,
         version: Version.current,
-        subcommands: [Serve.self, DoctorCommand.self, ConfigCommand.self, KeyCommand.self, VersionCommand.self])
+        subcommands: [
+            Serve.self, DoctorCommand.self, ConfigCommand.self, KeyCommand.self, VersionCommand.self,
+        ])
 }
 
 /// `kmsward version`.

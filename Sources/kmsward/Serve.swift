@@ -1,7 +1,7 @@
 internal import ArgumentParser
+private import CShims
 private import Configuration
 private import CoreMetrics
-private import CShims
 private import EnvelopeCrypto
 private import Glibc
 private import KeyService
@@ -69,7 +69,8 @@ struct Serve: AsyncParsableCommand {
 
         let ring = KeyRing(settings.keyRing, logger: logger)
         let service = KeyService(
-            ring: ring, v2Version: settings.api.v2Version == .v2 ? .v2 : .v2beta1, runtimeVersion: Version.current)
+            ring: ring, v2Version: settings.api.v2Version == .v2 ? .v2 : .v2beta1,
+            runtimeVersion: Version.current)
         var plan = try settings.plan(activated: activated)
         if let metrics { plan.endpoint = metrics == "off" ? nil : metrics }
         let daemon = Daemon(plan, ring: ring, service: service, registry: registry, logger: logger)
@@ -111,7 +112,8 @@ struct Serve: AsyncParsableCommand {
         }
         let settings = Settings.development(runDirectory: root)
         for case .local(let local) in settings.keys.map(\.provider) {
-            do throws(LocalKeyFileError) { try LocalKeyFile.create(at: local.file, suite: .aes256GCM) } catch {
+            do throws(LocalKeyFileError) { try LocalKeyFile.create(at: local.file, suite: .aes256GCM) } catch
+            {
                 guard error.reason == .exists else {
                     printError("kmsward: \(error)")
                     throw ExitCode.failure

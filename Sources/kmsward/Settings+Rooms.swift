@@ -16,11 +16,13 @@ extension Settings {
         KeyRingSettings(
             keys: keys.map { key in
                 KeySettings(
-                    name: key.name, provider: backend(of: key), suite: key.cryptoSuite, epoch: UInt32(key.epoch),
+                    name: key.name, provider: backend(of: key), suite: key.cryptoSuite,
+                    epoch: UInt32(key.epoch),
                     acceptIdentities: key.acceptIdentities, adoptKeyIDs: key.adoptKeyIDs,
                     localKEKMaximumAge: key.localKEK.maxAge, localKEKMaximumUses: key.localKEK.maxUses)
             },
-            clusterContext: clusterContext, stateDirectory: stateDirectory, observeEvery: rotation.observeEvery,
+            clusterContext: clusterContext, stateDirectory: stateDirectory,
+            observeEvery: rotation.observeEvery,
             settle: rotation.settle)
     }
 
@@ -30,7 +32,9 @@ extension Settings {
         for diagnostic in diagnostics { printError("\(diagnostic)") }
         guard let accounts else { throw ExitCode.brokenConfiguration }
         guard activated.count <= 1 else {
-            printError("kmsward: systemd passed \(activated.count) sockets; the socket unit may have one ListenStream=")
+            printError(
+                "kmsward: systemd passed \(activated.count) sockets; the socket unit may have one ListenStream="
+            )
             throw ExitCode.brokenConfiguration
         }
         let source: Daemon.Plan.Source

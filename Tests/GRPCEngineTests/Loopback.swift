@@ -238,6 +238,8 @@ final class Gate: Sendable {
 
 private func acceptLoop(_ context: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
     // Balances passRetained in TestListener.init.
-    if let context = unsafe context { unsafe Unmanaged<TestListener>.fromOpaque(context).takeRetainedValue().run() }
+    if let context = unsafe context {
+        unsafe Unmanaged<TestListener>.fromOpaque(context).takeRetainedValue().run()
+    }
     return nil
 }

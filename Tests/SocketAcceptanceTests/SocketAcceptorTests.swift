@@ -256,7 +256,9 @@ struct SocketAcceptorTests {
 
     // MARK: Peers
 
-    /// Becomes another user, connects and tells whether it was refused. For exit tests.
+    /// Becomes another user, connects and tells whether it was refused.
+    ///
+    /// For exit tests.
     static func isRefused(_ path: String, uid: uid_t, gid: gid_t, groups: [gid_t]) throws -> Bool {
         try #require(unsafe setgroups(groups.count, groups) == 0 && setgid(gid) == 0 && setuid(uid) == 0)
         let client = try Client(path)

@@ -132,11 +132,19 @@ final class Folder: Sendable {
         }
     }
 
-    deinit {
-        for name in ["keyring.json", "keyring.json.new", "local.keys", "copy.keys"] {
-            unsafe unlink("\(path)/\(name)")
+    deinit { Self.remove(path) }
+
+    /// Removes a file, or a folder with what is in it.
+    private static func remove(_ path: String) {
+        guard let directory = unsafe opendir(path) else {
+            unsafe unlink(path)
+            return
         }
-        unsafe rmdir("\(path)/keyring.json")
+        while let entry = unsafe readdir(directory) {
+            let name = unsafe withUnsafePointer(to: &entry.pointee.d_name.0) { unsafe String(cString: $0) }
+            if name != "." && name != ".." { remove("\(path)/\(name)") }
+        }
+        unsafe closedir(directory)
         unsafe rmdir(path)
     }
 

@@ -133,7 +133,7 @@ def merged(base, changes):
 
 
 def settings(folder, key_file, **changes):
-    """A configuration with a local key and a rotation quick enough for tests."""
+    """A configuration with a local key and a rotation quick enough for tests; makes its state directory."""
     base = {
         "socket": {"path": str(folder / "kms.sock"), "mode": "0600"},
         "state_directory": str(folder / "state"),
@@ -142,7 +142,10 @@ def settings(folder, key_file, **changes):
         "metrics": {"listen": f"127.0.0.1:{free_port()}"},
         "log": {"level": "info", "format": "text"},
     }
-    return merged(base, changes)
+    made = merged(base, changes)
+    # As systemd's StateDirectory= does.
+    os.makedirs(made["state_directory"], mode=0o700, exist_ok=True)
+    return made
 
 
 class Daemon:

@@ -99,6 +99,7 @@ class Connection:
         self.goaway = None
         self.settings_seen = False
         self.eof = False
+        self.pending = b""
         self.h2.initiate_connection()
         self.flush()
 
@@ -123,11 +124,9 @@ class Connection:
         if not data:
             self.eof = True
             return False
-        for event in self.h2.receive_data(data):
+        for event in self.h2.receive_data(self._without_goaway(data)):
             if isinstance(event, h2.events.RemoteSettingsChanged):
                 self.settings_seen = True
-            elif isinstance(event, h2.events.ConnectionTerminated):
-                self.goaway = event
             if isinstance(event, h2.events.DataReceived):
                 self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             outcome = self.outcomes.get(getattr(event, "stream_id", None))
@@ -148,6 +147,22 @@ class Connection:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.flush()
         return True
+
+    def _without_goaway(self, data):
+        """Whole frames, less GOAWAY: the library ends a connection at its sight, HTTP/2 lets open streams finish."""
+        self.pending += data
+        kept = b""
+        while len(self.pending) >= 9:
+            end = 9 + int.from_bytes(self.pending[:3], "big")
+            if len(self.pending) < end:
+                break
+            one, self.pending = self.pending[:end], self.pending[end:]
+            if one[3] == GOAWAY:
+                last, code = struct.unpack(">II", one[9:17])
+                self.goaway = (last & 0x7FFFFFFF, code)
+            else:
+                kept += one
+        return kept
 
     def wait(self, *streams):
         """Reads until the streams have ended or the peer hangs up; returns their outcomes."""

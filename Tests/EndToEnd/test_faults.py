@@ -150,6 +150,25 @@ def test_a_state_directory_that_cannot_be_written_stops_no_service(prepare, fold
     one.stop()
 
 
+def test_a_missing_state_directory_is_made_or_told_once(prepare, folder, key_file):
+    one = prepare()
+    (folder / "state").rmdir()
+    one.start()
+    with one.kms() as kms:
+        before = kms.status().key_id
+        key_file.add()
+        key_file.activate()
+        eventually(lambda: kms.status().key_id != before, "a rotation works without history")
+        observed = one.metric("kmsward_backend_calls_total")
+        eventually(lambda: one.metric("kmsward_backend_calls_total") >= observed + 3, "the key is observed again")
+    complaints = [line for line in one.log().splitlines() if str(folder / "state") in line]
+    if (folder / "state").is_dir():
+        assert not [line for line in complaints if "cannot be written" in line]
+    else:
+        assert 1 <= len(complaints) <= 4, f"{len(complaints)} complaints:\n" + one.log()
+    one.stop()
+
+
 def test_a_torn_state_directory_is_no_reason_to_stop(start, folder):
     one = start()
     with one.kms() as kms:

@@ -107,7 +107,9 @@ let package = Package(
             ]),
         tests("Configuration", []),
         tests("Observability", [logging, metrics]),
-        tests("Lifecycle", []),
+        tests(
+            "Lifecycle",
+            ["EnvelopeCrypto", "KeyService", "RemoteKMS", "SecureMemory", "SocketAcceptance", logging]),
     ],
     cxxLanguageStandard: .cxx17
 )

@@ -3,6 +3,9 @@
 #ifndef KMSWARD_CGRPC_SHIM_H
 #define KMSWARD_CGRPC_SHIM_H
 
+// First: grpc defines _GNU_SOURCE, under which fd_set has other field names than in Swift's own Glibc module.
+#include <sys/select.h>
+
 #include <grpc/byte_buffer.h>
 #include <grpc/byte_buffer_reader.h>
 #include <grpc/grpc.h>

@@ -157,7 +157,8 @@ public struct Daemon: Sendable {
                 services: [
                     KeyObservation(ring: ring),
                     StatusLine(
-                        ring: ring, server: server, state: state, longestSilence: plan.longestSilence,
+                        ring: ring, callsInFlight: { server.callsInFlight },
+                        longestSilence: plan.longestSilence,
                         manager: manager,
                         clock: ContinuousClock(), logger: logger),
                     Watchdog(engine: engine, manager: manager, clock: ContinuousClock(), logger: logger),

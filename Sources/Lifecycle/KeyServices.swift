@@ -1,4 +1,3 @@
-internal import GRPCEngine
 internal import KeyService
 internal import Logging
 private import Observability
@@ -16,8 +15,7 @@ struct KeyObservation: Service {
 /// Tells the service manager when the daemon is ready, and one line about how it is.
 struct StatusLine: Service {
     let ring: KeyRing
-    let server: Server
-    let state: DaemonState
+    let callsInFlight: @Sendable () -> Int
     let longestSilence: Duration
     let manager: any ServiceManager
     let clock: any Clock<Duration>
@@ -54,6 +52,6 @@ struct StatusLine: Service {
             case .failed: "key \(key.name) FAILED: \(key.trouble ?? "cause unknown")"
             }
         }
-        return (["serving"] + now + ["\(server.callsInFlight) calls in flight"]).joined(separator: "; ")
+        return (["serving"] + now + ["\(callsInFlight()) calls in flight"]).joined(separator: "; ")
     }
 }

@@ -34,7 +34,7 @@ struct Serving: Service {
 
 /// Feeds the service manager's watchdog for as long as the engine thread turns.
 struct Watchdog: Service {
-    let engine: EngineThread
+    let engine: any EngineProgress
     let manager: any ServiceManager
     let clock: any Clock<Duration>
     let logger: Logger

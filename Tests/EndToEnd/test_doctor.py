@@ -1,0 +1,85 @@
+"""kmsward doctor says what the API server would see, in words, with an exit code to act on."""
+
+import os
+import socket
+
+import pytest
+
+from daemon import command
+from flawed_plugin import FlawedPlugin
+
+
+def doctor(path, *more):
+    return command("doctor", "--socket", path, *more)
+
+
+def test_a_sound_daemon_is_given_a_clean_bill(shared):
+    result = doctor(shared.socket_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "PROBLEM" not in result.stdout
+    assert "The API server can work with this plugin." in result.stdout
+    for subject in ("v1beta1 health check", "v2 Status", "v2 key_id", "v2 damaged ciphertext", "Decrypt latency"):
+        assert subject in result.stdout
+
+
+@pytest.mark.parametrize("spelling", ["unix://{}", "{}"])
+def test_the_socket_is_spelt_as_in_the_encryption_configuration(shared, spelling):
+    assert doctor(spelling.format(shared.socket_path)).returncode == 0
+
+
+def test_each_way_of_not_being_there_is_told_apart(folder):
+    result = doctor(folder / "none.sock")
+    assert result.returncode == 1 and "there is no socket at" in result.stdout
+
+    (folder / "file").write_text("")
+    result = doctor(folder / "file")
+    assert result.returncode == 1 and "nobody listens" in result.stdout or "not a socket" in result.stdout
+
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(folder / "left.sock"))
+    left.close()
+    result = doctor(folder / "left.sock")
+    assert result.returncode == 1 and "left behind" in result.stdout
+
+
+def test_a_silent_listener_is_a_deadline_with_a_hint(folder):
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(folder / "silent.sock"))
+        silent.listen()
+        result = doctor(folder / "silent.sock", "--timeout", "300ms")
+    assert result.returncode == 1
+    assert "DEADLINE_EXCEEDED" in result.stdout and "0.3 seconds" in result.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_another_user_is_told_what_to_change(shared):
+    # The directory must be open for the refusal to come from the socket.
+    os.chmod(shared.socket_path.parent, 0o755)
+    result = command("doctor", "--socket", shared.socket_path, user=65534, group=65534, extra_groups=[])
+    assert result.returncode == 1
+    assert "may not connect" in result.stdout and "socket.group" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "defect, said",
+    [
+        ("unauthenticated", "Decrypt accepted it"),
+        ("ignores key_id", "Decrypt accepted it"),
+        ("healthz err", "healthz is"),
+        ("status lags behind", "Status announces"),
+    ],
+)
+def test_defects_of_a_plugin_are_named(folder, defect, said):
+    plugin = FlawedPlugin(folder / "flawed.sock", defect)
+    try:
+        result = doctor(folder / "flawed.sock")
+    finally:
+        plugin.stop()
+    assert result.returncode == 1, result.stdout
+    assert said in result.stdout
+
+
+def test_wrong_usage_is_explained(folder):
+    result = doctor("unix://host/p.sock")
+    assert result.returncode == 64
+    assert "unix:///" in result.stderr

@@ -1,0 +1,79 @@
+import KeyService
+import Logging
+import RemoteKMS
+import Testing
+
+@testable import Lifecycle
+
+@Suite struct WatchdogTests {
+    @Test(
+        "the watchdog is fed only if the engine has answered a probe since the last time",
+        arguments: [
+            // Whether the engine answers each probe; what is sent at each tick. The first tick has nothing to go by.
+            ([true, true, true], [true, true, true, true]),
+            ([false, false, false], [true, false, false, false]),
+            ([true, false, true], [true, true, false, true]),
+        ])
+    func pulse(answers: [Bool], fed: [Bool]) {
+        var pulse = EnginePulse()
+        var answered: UInt64 = 0
+        var seen = [pulse.tick(answered: answered) == .feed]
+        for answer in answers {
+            answered += answer ? 1 : 0
+            seen.append(pulse.tick(answered: answered) == .feed)
+        }
+        #expect(seen == fed)
+    }
+
+    @Test(
+        "it ticks four times in the interval that the service manager asks for, and goes silent with the engine"
+    )
+    func service() async throws {
+        let manager = RecordingManager(watchdogInterval: .seconds(20))
+        let clock = ImpatientClock(sleeps: 5)
+        let watchdog = Watchdog(
+            engine: ScriptedEngine(answers: [true, true, false, false, false]), manager: manager,
+            clock: clock,
+            logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
+        try await watchdog.run()
+        #expect(manager.told == ["WATCHDOG", "WATCHDOG", "WATCHDOG"])
+        #expect(clock.durations.allSatisfy { abs(($0 - .seconds(5)) / .milliseconds(1)) < 1000 })
+    }
+}
+
+@Suite struct StatusLineTests {
+    private func told(
+        _ provider: any Provider, clock: ImpatientClock, observed: Bool
+    ) async throws -> [String] {
+        let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
+        let ring = KeyRing(
+            KeyRingSettings(keys: [KeySettings(name: "primary", provider: provider, suite: .aes256GCM)]),
+            logger: logger)
+        let manager = RecordingManager()
+        let line = StatusLine(
+            ring: ring, callsInFlight: { 3 }, longestSilence: .seconds(20), manager: manager, clock: clock,
+            logger: logger
+        )
+        let watching = Task { await ring.run() }
+        if observed { _ = await ring.waitForFirstVerdict(atMost: .seconds(60)) }
+        try await line.run()
+        watching.cancel()
+        return manager.told
+    }
+
+    @Test("READY=1 follows a verdict even if it is a bad one, and the status says cause and remedy")
+    func failedKey() async throws {
+        let told = try await told(FailingProvider(), clock: ImpatientClock(sleeps: 1), observed: true)
+        let line = "serving; key primary FAILED: there is no key file: make one; 3 calls in flight"
+        #expect(
+            told.map { $0.replacing("key primary: ", with: "") } == [
+                "READY \(line)", "STATUS \(line)", "STATUS \(line)",
+            ])
+    }
+
+    @Test("READY=1 does not wait for ever for a backend that does not answer")
+    func silentKey() async throws {
+        let told = try await told(SilentProvider(), clock: ImpatientClock(sleeps: 1), observed: false)
+        #expect(told.first == "READY serving; key primary not known yet; 3 calls in flight")
+    }
+}

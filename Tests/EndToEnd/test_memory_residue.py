@@ -55,9 +55,9 @@ def test_no_plaintext_key_stays_in_memory(start, api):
         for key in keys:
             if api == "v2":
                 sealed = kms.encrypt(key)
-                assert kms.open(sealed).plaintext == key
+                assert kms.open(sealed) == key
             else:
-                assert kms.v1_decrypt(kms.v1_encrypt(key).cipher).plain == key
+                assert kms.v1_decrypt(kms.v1_encrypt(key)) == key
         # While the connection is still open: its buffers are the likeliest place.
         left = [occurrences(daemon.pid, key) for key in (keys[0], keys[99], keys[-2], keys[-1])]
     assert left == [0, 0, 0, 0]

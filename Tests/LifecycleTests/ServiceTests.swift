@@ -1,3 +1,4 @@
+import EnvelopeCrypto
 import KeyService
 import Logging
 import RemoteKMS

@@ -215,6 +215,7 @@ struct EnvelopeChangeTests {
         #expect(error { $0[9] = 4 } == .malformed)  // suite
         #expect(error { $0[10] = 3 } == .malformed)  // API
         #expect(error { $0[11] = 2 } == .malformed)  // flags
+        #expect(error { $0[11] = 1 } == .malformed)  // flags: what stands there is no digest
         #expect(error { $0[12] = 0 } == .malformed)  // length of key_id
         #expect(
             error {

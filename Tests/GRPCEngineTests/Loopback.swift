@@ -161,6 +161,9 @@ final class Gate: Sendable {
         if !passed { throw CallFailure(.cancelled, "the caller gave up") }
     }
 
+    /// How many have come to the gate so far.
+    var arrivals: Int { state.withLock { $0.next } }
+
     func openForEver() {
         let waiters = state.withLock { state in
             state.isOpen = true

@@ -67,16 +67,20 @@ import Testing
         arguments: [true, false])
     func cancellation(byDeadline: Bool) async throws {
         try await withLoopback { loopback in
+            let gate = loopback.handler.gate
             if byDeadline {
-                let failure = await loopback.failure(of: "/t.T/Park", within: .milliseconds(20))
-                #expect(failure?.code == .deadlineExceeded)
+                // On a busy machine a deadline may pass before the call has reached the handler.
+                repeat {
+                    let failure = await loopback.failure(of: "/t.T/Park", within: .milliseconds(50))
+                    #expect(failure?.code == .deadlineExceeded)
+                } while gate.arrivals == 0
             } else {
                 let call = Task { await loopback.failure(of: "/t.T/Park") }
-                await loopback.handler.gate.until { waiting, _ in waiting == 1 }
+                await gate.until { waiting, _ in waiting == 1 }
                 call.cancel()
                 #expect(await call.value?.code == .cancelled)
             }
-            await loopback.handler.gate.until { waiting, cancelled in waiting == 0 && cancelled == 1 }
+            await gate.until { waiting, cancelled in waiting == 0 && cancelled >= 1 }
             try await #expect(loopback.call("/t.T/Echo", [9]) == [9])
         }
     }

@@ -20,8 +20,14 @@ END_STREAM, END_HEADERS, ACK = 0x1, 0x4, 0x1
 def connect(path, timeout=10.0):
     """A connected stream socket; `@name` is an abstract one."""
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # A full backlog makes a blocking connect wait, for as long as SO_SNDTIMEO says, and any other fail at once.
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(timeout) + 1, 0))
+    try:
+        peer.connect("\0" + path[1:] if path.startswith("@") else path)
+    except OSError:
+        peer.close()
+        raise
     peer.settimeout(timeout)
-    peer.connect("\0" + path[1:] if path.startswith("@") else path)
     return peer
 
 

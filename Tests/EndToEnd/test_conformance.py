@@ -842,6 +842,26 @@ def test_c28_sigterm_with_a_call_that_never_completes_ends_within_the_drain(star
     assert not os.path.exists(one.socket_path)
 
 
+def test_c28_no_end_with_a_call_left_over_is_a_crash(prepare):
+    """A race at the end shows in some ends only: hence twenty."""
+    request = h2wire.framed(v2.EncryptRequest(plaintext=bytes(32)).SerializeToString())
+    for _ in range(20):
+        one = prepare(limits={"drain": "20ms"}).start()
+        with h2wire.Connection(one.socket_path) as connection:
+            connection.begin(h2wire.request_headers(V2_PATH + "Encrypt"), request[:8], end=False)
+            connection.unary(V2_PATH + "Status", b"")
+            code = one.terminate()
+            assert code in (0, 1), f"ended by signal {-code}:\n{one.log()[-2000:]}"
+
+
+@pytest.mark.parametrize("drain", ["0s", "1ms"])
+def test_c28_with_no_time_to_drain_an_idle_daemon_still_ends_cleanly(start, drain):
+    one = start(limits={"drain": drain})
+    with h2wire.Connection(one.socket_path) as idle:
+        assert idle.unary(V2_PATH + "Status", b"").grpc_status == 0
+        one.stop()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_c28_both_signals_end_it_cleanly(start, number):
     one = start()

@@ -93,7 +93,7 @@ let package = Package(
         tests("SecureMemory", ["CShims"]),
         tests("EnvelopeCrypto", ["SecureMemory"]),
         tests("KMSWire", ["SecureMemory", protobuf], exclude: ["Generated/README.md", "Python"]),
-        tests("GRPCEngine", ["CShims"]),
+        tests("GRPCEngine", ["CShims"], exclude: ["Python"]),
         tests("SocketAcceptance", ["CShims", logging]),
         tests("LocalProvider", ["RemoteKMS", "EnvelopeCrypto", "SecureMemory"]),
         tests(

@@ -6,7 +6,8 @@ import Testing
 @testable import SecureMemory
 
 /// AddressSanitizer turns mlock into a no-op and a fault into exit code 1.
-private let isUnderAddressSanitizer = unsafe dlsym(nil, "__asan_init") != nil
+/// Both sanitizers turn mlock(2) off and report a fault instead of dying of it.
+private let isUnderSanitizer = unsafe dlsym(nil, "__asan_init") != nil || dlsym(nil, "__tsan_init") != nil
 
 private struct Refused: Error, Equatable {}
 
@@ -197,7 +198,7 @@ struct LockedArenaTests {
 
     @Test("writing past the end of a chunk ends the process", .timeLimit(.minutes(1)))
     func overrun() async {
-        await #expect(processExitsWith: isUnderAddressSanitizer ? .failure : .signal(SIGSEGV)) {
+        await #expect(processExitsWith: isUnderSanitizer ? .failure : .signal(SIGSEGV)) {
             let arena = LockedArena()
             arena.prepare()
             let end = (arena.chunkAddresses.first ?? 0) + UInt(arena.chunkLength)
@@ -208,7 +209,7 @@ struct LockedArenaTests {
 
     @Test("reading before the start of a chunk ends the process", .timeLimit(.minutes(1)))
     func underrun() async {
-        await #expect(processExitsWith: isUnderAddressSanitizer ? .failure : .signal(SIGSEGV)) {
+        await #expect(processExitsWith: isUnderSanitizer ? .failure : .signal(SIGSEGV)) {
             let arena = LockedArena()
             arena.prepare()
             let start = arena.chunkAddresses.first ?? 0
@@ -223,7 +224,7 @@ struct LockedArenaTests {
         let flags = try #require(Mapping.containing(secret.address())?.flags)
         #expect(flags.contains("dd"))
         #expect(flags.contains("wf"))
-        if !isUnderAddressSanitizer { #expect(flags.contains("lo") == SecureMemory.isLocked) }
+        if !isUnderSanitizer { #expect(flags.contains("lo") == SecureMemory.isLocked) }
     }
 
     @Test("a refused lock goes on unlocked and is told exactly once")
@@ -270,7 +271,7 @@ struct LockedArenaTests {
                 // Root is above the limit; nobody is not. Where root may not become nobody there is nothing to see.
                 guard setgid(65534) == 0, setuid(65534) == 0 else { return }
             }
-            if unsafe dlsym(nil, "__asan_init") != nil { return }
+            if isUnderSanitizer { return }
             let secret = SecretBytes(count: 32) { $0.fill(3) }
             let read = secret.copied()
             #expect(read == Array(repeating: 3, count: 32))

@@ -4,7 +4,7 @@
 struct Admission {
     typealias ID = UInt64
 
-    enum OnPreface: Equatable { case handOver, refuse, ignore }
+    enum OnPreface: Equatable { case handOver, refuse }
     enum OnEnd: Equatable { case wasPending, wasServed, unknown }
 
     private struct Pending {
@@ -38,7 +38,7 @@ struct Admission {
 
     /// Its preface is complete.
     mutating func prefaceComplete(_ id: ID) -> OnPreface {
-        guard let index = pending.firstIndex(where: { $0.id == id }) else { return .ignore }
+        guard let index = pending.firstIndex(where: { $0.id == id }) else { return .refuse }
         pending.remove(at: index)
         guard !isFull else { return .refuse }
         served.insert(id)

@@ -152,7 +152,8 @@ final class PollThread: SerialExecutor, @unchecked Sendable {
         var events: [ksw_poll_event] = Array(repeating: ksw_poll_event(), count: 64)
         repeat {
             runReadyJobs()
-            let timeout = ready.isEmpty ? sink?.pollTimeout() ?? -1 : 0
+            let mustNotWait = !ready.isEmpty || inbox.withLock { $0.phase == .stopping }
+            let timeout = mustNotWait ? 0 : sink?.pollTimeout() ?? -1
             let count = unsafe events.withUnsafeMutableBufferPointer {
                 unsafe ksw_poll_wait(poll.number, $0.baseAddress, Int32($0.count), timeout)
             }

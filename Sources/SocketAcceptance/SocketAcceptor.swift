@@ -171,7 +171,7 @@ public actor SocketAcceptor {
 
     private func end() {
         stopAccepting()
-        for connection in served.values { forget(connection) }
+        for connection in served.values { forget(connection.copy) }
         served.removeAll()
         thread.stop()
     }
@@ -276,17 +276,16 @@ public actor SocketAcceptor {
     private func serve(_ id: ID) {
         guard let connection = pending[id] else { return }
         if admission.isFull { sweep() }
-        switch admission.prefaceComplete(id) {
-        case .ignore: return
-        case .refuse: return refuse(id, .limit)
-        case .handOver: break
-        }
         let copy = ksw_dup_cloexec(connection.descriptor)
         guard copy >= 0, thread.watch(copy, .endOnly, tag: id) else {
+            // It stays among the waiting ones, and is judged again when the pause is over.
             let number = errno
             if copy >= 0 { Glibc.close(copy) }
-            refuse(id, .limit)
             return pauseAccepting(number)
+        }
+        guard admission.prefaceComplete(id) == .handOver else {
+            forget(copy)
+            return refuse(id, .limit)
         }
         if connection.isWatched { thread.unwatch(connection.descriptor) }
         pending[id] = nil
@@ -309,7 +308,7 @@ public actor SocketAcceptor {
     /// A served connection is over.
     private func ended(_ id: ID) {
         guard let connection = served.removeValue(forKey: id) else { return }
-        forget(connection)
+        forget(connection.copy)
         _ = admission.ended(id)
         if served.count <= settings.maxConnections / 2 { isLimitLogged = false }
         if served.isEmpty {
@@ -320,9 +319,9 @@ public actor SocketAcceptor {
         resumeAccepting()
     }
 
-    private func forget(_ connection: Served) {
-        thread.unwatch(connection.copy)
-        Glibc.close(connection.copy)
+    private func forget(_ copy: Int32) {
+        thread.unwatch(copy)
+        Glibc.close(copy)
     }
 
     private func abandoned(_ id: ID) {
@@ -409,7 +408,9 @@ public actor SocketAcceptor {
             numbers.isPaused = true
             resumeAt = elapsed() + settings.pause
         }
-        if !numbers.isPaused { observer?.acceptingPaused(false) }
+        guard !numbers.isPaused else { return }
+        observer?.acceptingPaused(false)
+        for id in Array(pending.keys) { judge(id, hasEnded: false) }
     }
 
     private func abandon(_ listener: Listener, _ id: ID, _ number: Int32) {

@@ -14,6 +14,9 @@ struct SocketLock: ~Copyable, Sendable {
 
     private let descriptor: OwnedDescriptor
 
+    // Closing would not do: a child between fork and exec still holds a copy, and with it the lock.
+    deinit { flock(descriptor.number, LOCK_UN) }
+
     /// Takes the lock without waiting.
     init(named name: String, in directory: Int32) throws(Failure) {
         while true {

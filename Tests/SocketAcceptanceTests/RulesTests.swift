@@ -30,7 +30,8 @@ struct AdmissionTests {
         #expect(rules.ended(1) == .unknown)
         #expect(rules.arrived(4, at: .zero) == nil)
         #expect(rules.prefaceComplete(4) == .handOver)
-        #expect(rules.prefaceComplete(4) == .ignore)
+        #expect(rules.prefaceComplete(4) == .refuse)
+        #expect(rules.servedCount == 2)
     }
 
     @Test("a handshake ends at its own deadline, not before")

@@ -85,10 +85,13 @@ final class Client: Sendable {
         self.descriptor = descriptor
     }
 
+    // Ends the connection even while a child of this process, about to exec, holds a copy of the descriptor.
+    deinit { shutdown(descriptor.number, Int32(SHUT_RDWR)) }
+
     func send(_ bytes: some Collection<UInt8>) {
         let bytes = Array(bytes)
         _ = unsafe bytes.withUnsafeBytes {
-            unsafe Glibc.send(descriptor.number, $0.baseAddress, $0.count, 0x4000)
+            unsafe Glibc.send(descriptor.number, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
         }
     }
 

@@ -585,10 +585,13 @@ def test_c23_every_unit_of_grpc_timeout_is_understood(shared, timeout):
 @pytest.mark.parametrize("timeout", ["1n", "1u", "0n", "0S"])
 def test_c23_an_expired_deadline_ends_the_call(shared, timeout):
     with h2wire.Connection(shared.socket_path) as connection:
-        outcome = connection.unary(V2_PATH + "Status", b"", extra=[("grpc-timeout", timeout)])
-        assert outcome.ended
-        assert outcome.grpc_status in (0, 4, None), outcome.trailers
-    # C-core 1.51 ends such a stream twice, which this strict client takes ill: hence another connection.
+        try:
+            outcome = connection.unary(V2_PATH + "Status", b"", extra=[("grpc-timeout", timeout)])
+        except h2wire.h2.exceptions.StreamClosedError:
+            pass  # ended, and more: C-core 1.51 ends such a stream twice, which this strict client takes ill
+        else:
+            assert outcome.ended
+            assert outcome.grpc_status in (0, 4, None), outcome.trailers
     with h2wire.Connection(shared.socket_path) as connection:
         assert connection.unary(V2_PATH + "Status", b"").grpc_status == 0
 

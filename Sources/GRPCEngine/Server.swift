@@ -135,7 +135,10 @@ private import Synchronization
             if isOpen { unsafe grpc_server_add_channel_from_fd(server, fd, credentials) }
             return isOpen
         }
-        if !isAdopted { close(fd) }
+        if !isAdopted {
+            shutdown(fd, Int32(SHUT_RDWR))  // whoever keeps a copy of the descriptor must see the end too
+            close(fd)
+        }
     }
 
     /// Handlers running now.

@@ -23,7 +23,8 @@ struct TLSClientTests {
             ? Client.TLS.Identity(chain: server.file("client.pem"), privateKey: server.file("client.key"))
             : nil
         let tls = Client.TLS(authorities: server.file("ca.pem"), identity: identity, serverName: "kms.test")
-        #expect(await server.echo(tls) == .success([1, 2, 3]))
+        let answer = await server.echo(tls)
+        #expect(answer == .success([1, 2, 3]))
     }
 
     @Test(

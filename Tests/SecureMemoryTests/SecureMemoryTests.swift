@@ -5,7 +5,6 @@ import Testing
 
 @testable import SecureMemory
 
-/// AddressSanitizer turns mlock into a no-op and a fault into exit code 1.
 /// Both sanitizers turn mlock(2) off and report a fault instead of dying of it.
 private let isUnderSanitizer = unsafe dlsym(nil, "__asan_init") != nil || dlsym(nil, "__tsan_init") != nil
 

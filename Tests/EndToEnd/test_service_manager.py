@@ -1,0 +1,155 @@
+"""What the service manager hears and hands over: readiness, status, watchdog, stop, a socket, an exit code."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import grpc
+import pytest
+
+from daemon import BINARY, PATIENCE, command, eventually
+from kms import KMS, refusal
+
+
+class Manager:
+    """A datagram socket that the daemon notifies, as systemd's."""
+
+    def __init__(self, path):
+        self.path = path
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(path))
+        self.socket.settimeout(0.1)
+        self.heard = []
+
+    def listen(self):
+        with contextlib.suppress(TimeoutError):
+            while True:
+                self.heard += self.socket.recv(4096).decode().split("\n")
+
+    def until(self, condition, what):
+        def holds():
+            self.listen()
+            return condition(self.heard)
+
+        eventually(holds, what)
+        return self.heard
+
+
+@pytest.fixture
+def manager(folder):
+    one = Manager(folder / "notify")
+    yield one
+    one.socket.close()
+
+
+def test_ready_status_and_stopping_are_told(prepare, manager):
+    daemon = prepare().launch(notify=manager.path)
+    heard = manager.until(lambda heard: "READY=1" in heard, "READY=1")
+    assert any(line.startswith("STATUS=serving; key primary ok") for line in heard)
+    daemon.stop()
+    manager.until(lambda heard: "STOPPING=1" in heard, "STOPPING=1")
+
+
+def test_the_watchdog_is_fed_while_the_engine_turns(prepare, manager, monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "400000")
+    daemon = prepare().launch(notify=manager.path)
+    manager.until(lambda heard: heard.count("WATCHDOG=1") >= 5, "five signs of life")
+    daemon.stop()
+
+
+def test_a_missing_key_file_is_told_to_everybody_and_nothing_is_made(prepare, manager, key_file):
+    os.rename(key_file.path, f"{key_file.path}.away")
+    daemon = prepare().launch(notify=manager.path)
+    heard = manager.until(lambda heard: "READY=1" in heard, "READY=1 despite the missing key")
+    status = next(line for line in heard if line.startswith("STATUS="))
+    assert "FAILED" in status and "kmsward key init" in status
+    with daemon.kms() as kms:
+        code, details = refusal(kms.status)
+        assert code == grpc.StatusCode.FAILED_PRECONDITION
+        assert "kmsward key init" in details
+    with pytest.raises(urllib.error.HTTPError) as unready:
+        urllib.request.urlopen(f"http://{daemon.configuration['metrics']['listen']}/readyz")
+    assert unready.value.code == 503 and "kmsward key init" in unready.value.read().decode()
+    assert not os.path.exists(key_file.path)
+    # And it heals by itself.
+    os.rename(f"{key_file.path}.away", key_file.path)
+    with daemon.kms() as kms:
+
+        def healed():
+            with contextlib.suppress(grpc.RpcError):
+                return kms.status().healthz == "ok"
+
+        eventually(healed, "the key is taken up without a restart")
+    daemon.stop()
+
+
+@pytest.mark.skipif(shutil.which("systemd-socket-activate") is None, reason="needs systemd-socket-activate")
+def test_a_socket_from_systemd_is_served_and_left_alone(prepare, folder):
+    path = folder / "activated.sock"
+    daemon = prepare(prefix=["systemd-socket-activate", f"--listen={path}"]).launch()
+    eventually(path.exists, "the socket unit's socket is there")
+    inode = path.stat().st_ino
+    with KMS(f"unix:{path}", timeout=PATIENCE) as kms:
+        assert kms.status().healthz == "ok"
+    # systemd-socket-activate has become the daemon.
+    daemon.stop()
+    assert path.stat().st_ino == inode, "an adopted socket is not ours to remove"
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT"])
+def test_both_signals_end_it_cleanly(start, signal):
+    import signal as signals
+
+    daemon = start()
+    daemon.process.send_signal(getattr(signals, signal))
+    assert daemon.process.wait(PATIENCE) == 0
+    assert not os.path.exists(daemon.socket_path)
+
+
+def test_a_broken_configuration_exits_78_with_every_mistake(folder):
+    file = folder / "broken.yaml"
+    file.write_text("socket:\n  pth: /tmp/x\napi: { v2_version: v3 }\nkeys: []\n")
+    for result in (command("serve", "--config", file), command("config", "check", file)):
+        assert result.returncode == 78
+        lines = result.stderr.splitlines()
+        assert len(lines) >= 3 and all(line.startswith(f"{file}:") for line in lines)
+        assert "path" in lines[0], "the nearest right spelling is named"
+
+
+def test_a_port_in_use_is_one_line_with_the_remedy(prepare):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = "127.0.0.1:%d" % taken.getsockname()[1]
+        daemon = prepare(metrics={"listen": address}).launch()
+        assert daemon.process.wait(PATIENCE) == 1
+    complaint = [line for line in daemon.log().splitlines() if address in line]
+    assert len(complaint) == 1 and "critical" in complaint[0]
+    assert not os.path.exists(daemon.socket_path), "the socket is not left behind"
+
+
+def test_development_mode_prints_what_to_paste(folder):
+    run = folder / "run"
+    process = subprocess.Popen(
+        [BINARY, "serve", "--dev", "--run-dir", str(run), "--metrics", "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        said = ""
+        end = time.monotonic() + PATIENCE
+        while "Ctrl-C" not in said and time.monotonic() < end:
+            said += process.stdout.readline()
+        assert f"endpoint: unix://{run}/kms.sock" in said and "apiVersion: apiserver.config.k8s.io/v1" in said
+        assert os.stat(run / "dev.keys").st_mode & 0o777 == 0o600
+        assert command("doctor", "--socket", run / "kms.sock").returncode == 0
+    finally:
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+        process.stdout.close()

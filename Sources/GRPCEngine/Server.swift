@@ -169,6 +169,7 @@ private import Synchronization
         }
         if !isDrained { await withCheckedContinuation { drained = $0 } }
         bound.cancel()
+        await bound.value  // or its last job would come to an engine that has been stopped meanwhile
         guard !isAbandoned else { return false }
         unsafe grpc_server_destroy(server)
         unsafe grpc_server_credentials_release(credentials)

@@ -112,6 +112,17 @@ import Testing
         }
     }
 
+    @Test("a drained server leaves no job behind: its engine can be stopped at once")
+    func drainThenStop() async {
+        for _ in 0..<200 {
+            let engine = EngineThread(name: "short-lived")
+            let server = Server(engine: engine, methods: EchoHandler.methods, handler: EchoHandler())
+            await server.start()
+            #expect(await server.drain(grace: .seconds(60)))
+            engine.stop()
+        }
+    }
+
     @Test("draining cancels what has not finished within the grace")
     func drainCancels() async throws {
         try await withLoopback { loopback in

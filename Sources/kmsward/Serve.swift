@@ -51,6 +51,9 @@ struct Serve: AsyncParsableCommand {
         // Before any thread: one malloc arena keeps memory after a burst from being spread over several.
         ksw_use_one_malloc_arena()
         _ = signal(SIGPIPE, SIG_IGN)
+        // Nothing is read anew on SIGHUP yet, and a stray one must not end a control plane's plugin. A developer's terminal
+        // may: there it means that nobody looks any more.
+        if !dev { _ = signal(SIGHUP, SIG_IGN) }
         let activated = try failing { () throws(SocketFailure) in try Activation.take() }
         let settings = try effectiveSettings()
         let hardening = ProcessHardening.apply(dumpable: settings.memory.dumpable)

@@ -8,6 +8,7 @@
 
 #include <grpc/byte_buffer.h>
 #include <grpc/byte_buffer_reader.h>
+#include <grpc/compression.h>
 #include <grpc/grpc.h>
 #include <grpc/grpc_posix.h>
 #include <grpc/grpc_security.h>
@@ -304,6 +305,8 @@ static inline grpc_server *ksw_server_create(int message_bytes, int streams_per_
         ksw_integer_argument(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, message_bytes),
         ksw_integer_argument(GRPC_ARG_MAX_CONCURRENT_STREAMS, streams_per_connection),
         ksw_integer_argument(GRPC_ARG_ENABLE_CHANNELZ, 0),
+        // Identity only: C-core inflates before it looks at the size, so a compressed message could be a bomb.
+        ksw_integer_argument(GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1 << GRPC_COMPRESS_NONE),
     };
     grpc_channel_args list = {sizeof arguments / sizeof *arguments, arguments};
     return grpc_server_create(&list, NULL);

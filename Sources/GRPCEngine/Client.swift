@@ -79,10 +79,10 @@ private import Synchronization
             name = "unix-abstract:\(abstract)"
             unsafe credentials = grpc_insecure_credentials_create()
         case .tcp(let host, let port):
-            name = "\(host):\(port)"
+            name = Self.authority(host, port)
             unsafe credentials = grpc_insecure_credentials_create()
         case .tls(let host, let port, let tls):
-            name = "\(host):\(port)"
+            name = Self.authority(host, port)
             serverName = tls.serverName
             unsafe credentials = Self.credentials(for: tls)
         }
@@ -93,6 +93,10 @@ private import Synchronization
         unsafe self.channel = unsafe channel
         unsafe grpc_channel_credentials_release(credentials)
         sink.store(engine.register(self), ordering: .relaxed)
+    }
+
+    private static func authority(_ host: String, _ port: UInt16) -> String {
+        host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
     }
 
     private static func credentials(for tls: TLS) -> OpaquePointer? {

@@ -116,8 +116,8 @@ private import Synchronization
     ///
     /// For the stall guard and the watchdog. Does nothing after `stop()`.
     public func postProbe() {
-        let isStopped = inbox.withLock { $0.isStopped }
-        if !isStopped { post(.probe) }
+        // Under the lock, so that the waker cannot go in between; posting calls nothing of ours.
+        inbox.withLock { if !$0.isStopped { post(.probe) } }
     }
 
     /// How many probes the thread has answered.
@@ -140,6 +140,11 @@ private import Synchronization
     /// Registers an owner of tags; its index goes into them.
     func register(_ sink: any CompletionSink) -> Int {
         sinks.withLock { sinks in
+            // A place is free only when its owner's last tag has come back.
+            if let free = sinks.firstIndex(where: { $0 == nil }) {
+                sinks[free] = sink
+                return free
+            }
             sinks.append(sink)
             precondition(
                 sinks.count <= Tag.maximumSinks, "more tag owners on one engine than a tag can tell apart")

@@ -60,9 +60,11 @@ private import Synchronization
     private nonisolated let sink = Atomic<Int>(-1)
     private nonisolated let isOpen = Mutex(true)
     private nonisolated let inFlight = Atomic<Int>(0)
+    private var arrivals: UInt64 = 0
 
     private var slots: [Slot] = []
     private var free: [Int] = []
+    private var isEnding = false
     private var isDraining = false
     private var isShutDown = false
     private var isAbandoned = false
@@ -144,15 +146,20 @@ private import Synchronization
     /// Handlers running now.
     public nonisolated var callsInFlight: Int { inFlight.load(ordering: .relaxed) }
 
-    /// Stops serving: no new connection, GOAWAY to the peers; calls in flight may finish within `grace`, are
-    /// cancelled then, and given up after another `grace`.
+    /// Stops serving: no new connection, GOAWAY to the peers; calls in flight may finish within `grace`.
     ///
-    /// Returns whether all ended; if not, handlers are still running, the engine must not be stopped, and the
-    /// process can only exit.
+    /// They are cancelled then, and given up a little later (as long again, at least two seconds). C-core cancels calls that
+    /// it has read but not handed over when it is told to shut down, so the drain first lets them through: it waits until none
+    /// has arrived for a moment, at most a quarter of a second under constant load.
+    ///
+    /// - Returns: whether all ended; if not, handlers are still running, the engine must not be stopped, and the process can
+    ///   only exit.
     public func drain(grace: Duration) async -> Bool {
-        precondition(!isDraining, "server drained twice")
-        isDraining = true
+        precondition(!isDraining && !isEnding, "server drained twice")
+        isEnding = true
         isOpen.withLock { $0 = false }
+        await waitForQuiet()
+        isDraining = true
         unsafe grpc_server_shutdown_and_notify(
             server, engine.queue,
             UnsafeMutableRawPointer(bitPattern: UInt(tag(.shutdown, slot: 0, generation: 0).rawValue)))
@@ -161,7 +168,7 @@ private import Synchronization
             do {
                 try await clock.sleep(for: grace)
                 self.cancelAllCalls()
-                try await clock.sleep(for: grace)
+                try await clock.sleep(for: max(grace, Self.shortestPatience))
                 self.abandon()
             } catch {
                 // Cancelled: everything has ended in time.
@@ -175,6 +182,20 @@ private import Synchronization
         unsafe grpc_server_credentials_release(credentials)
         engine.unregister(sink.load(ordering: .relaxed))
         return true
+    }
+
+    /// How long cancelled calls are waited for at least: their handlers' answer is a matter of milliseconds.
+    private static let shortestPatience = Duration.seconds(2)
+    private static let quiet = Duration.milliseconds(10)
+    private static let longestWaitForQuiet = 25
+
+    private func waitForQuiet() async {
+        for _ in 0..<Self.longestWaitForQuiet {
+            let before = arrivals
+            // Cancelled: whoever drains has no time left.
+            do { try await clock.sleep(for: Self.quiet) } catch { return }
+            if arrivals == before { return }
+        }
     }
 
     private var isDrained: Bool { isShutDown && free.count == slots.count }
@@ -261,6 +282,7 @@ private import Synchronization
             release(slot)
             return
         }
+        arrivals += 1
         if !isDraining { arm(slot.method) }
         let error = unsafe ksw_watch_close(slot.storage, tag(.closed, slot))
         precondition(error == GRPC_CALL_OK, "cannot watch a call: call error \(error.rawValue)")
@@ -330,7 +352,7 @@ private import Synchronization
         slot.pendingCompletions += 1
         var body = unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0)
         if let reply = reply.take() { unsafe body = reply.release() }
-        var text = String(text.prefix(Self.longestStatusMessage))
+        var text = Self.oneLine(text)
         let sent = tag(.sent, slot)
         // A reply after cancellation is accepted and dropped by C-core: no special case.
         let error = text.withUTF8 { utf8 in
@@ -344,8 +366,12 @@ private import Synchronization
         precondition(error == GRPC_CALL_OK, "cannot answer a call: call error \(error.rawValue)")
     }
 
-    /// grpc-message travels as a header; peers limit those to 8 KiB in all.
-    private static let longestStatusMessage = 2000
+    /// One line of at most 2,000 bytes: grpc-message travels as a header, and peers limit those to 8 KiB in all.
+    private static func oneLine(_ text: String) -> String {
+        let utf8 = text.utf8
+        guard utf8.count > 2000 || utf8.contains(where: { $0 < 0x20 || $0 == 0x7F }) else { return text }
+        return String(decoding: utf8.prefix(2000).map { $0 < 0x20 || $0 == 0x7F ? 0x20 : $0 }, as: UTF8.self)
+    }
 }
 
 extension String {

@@ -6,13 +6,15 @@ struct EnginePulse {
     enum Action: Equatable {
         case feed
         case withhold
+        /// The first tick: nothing has been asked yet.
+        case wait
     }
 
     private var seen: UInt64?
 
     mutating func tick(answered: UInt64) -> Action {
         defer { seen = answered }
-        guard let seen else { return .feed }
+        guard let seen else { return .wait }
         return answered > seen ? .feed : .withhold
     }
 }

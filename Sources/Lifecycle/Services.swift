@@ -46,6 +46,7 @@ struct Watchdog: Service {
         await untilShutdown(every: interval / 4, clock) {
             switch pulse.tick(answered: engine.answeredProbes) {
             case .feed: manager.watchdog()
+            case .wait: break
             case .withhold: logger.error("the engine thread does not turn; the watchdog is not fed")
             }
             engine.postProbe()

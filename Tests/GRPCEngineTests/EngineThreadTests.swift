@@ -82,4 +82,14 @@ import Testing
         engine.postProbe()
         #expect(engine.answeredProbes == 1)
     }
+
+    @Test("clients that come and go do not use up the engine")
+    func manyClients() async {
+        let engine = EngineThread(name: "many")
+        for _ in 0..<600 {
+            let client = Client(engine: engine, target: .unix(path: "/nowhere"))
+            await client.close()
+        }
+        engine.stop()
+    }
 }

@@ -10,10 +10,10 @@ import Testing
     @Test(
         "the watchdog is fed only if the engine has answered a probe since the last time",
         arguments: [
-            // Whether the engine answers each probe; what is sent at each tick. The first tick has nothing to go by.
-            ([true, true, true], [true, true, true, true]),
-            ([false, false, false], [true, false, false, false]),
-            ([true, false, true], [true, true, false, true]),
+            // Whether the engine answers each probe; whether it is fed at each tick. The first has nothing to go by.
+            ([true, true, true], [false, true, true, true]),
+            ([false, false, false], [false, false, false, false]),
+            ([true, false, true], [false, true, false, true]),
         ])
     func pulse(answers: [Bool], fed: [Bool]) {
         var pulse = EnginePulse()
@@ -37,7 +37,7 @@ import Testing
             clock: clock,
             logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
         try await watchdog.run()
-        #expect(manager.told == ["WATCHDOG", "WATCHDOG", "WATCHDOG"])
+        #expect(manager.told == ["WATCHDOG", "WATCHDOG"])
         #expect(clock.durations.allSatisfy { abs(($0 - .seconds(5)) / .milliseconds(1)) < 1000 })
     }
 }

@@ -162,6 +162,39 @@ struct LocalProviderTests {
         #expect(try await provider.describe(deadline: deadline) == described)
     }
 
+    @Test(
+        "an older copy of the file does not replace the keys in memory, and the remedy is the newer file",
+        arguments: ["lacks a version", "has a retired version active"])
+    func olderCopy(_ how: String) async throws {
+        try LocalKeyFile.create(at: path, suite: .aes256GCM)
+        let first = try LocalKeyFile.list(at: path).active.id
+        var older = folder.text(of: "local.keys")
+        let added = try LocalKeyFile.add(at: path)
+        if how != "lacks a version" { older = folder.text(of: "local.keys") }
+        try LocalKeyFile.activate(at: path, version: added.id)
+        let newer = folder.text(of: "local.keys")
+        let provider = LocalProvider(path: path)
+        let described = try await provider.describe(deadline: deadline)
+        let wrapped = try await provider.wrap(secret(32), context: context, deadline: deadline)
+
+        folder.write(older, to: "local.keys")
+        for _ in 0..<2 {
+            let error = await #expect(throws: RemoteKMSError.self) {
+                try await provider.describe(deadline: deadline)
+            }
+            #expect(error?.code == .misconfigured)
+            #expect(
+                error?.summary.contains("\(how == "lacks a version" ? added.id : first)") == true,
+                "\(error?.summary ?? "")")
+            #expect(error?.remedy.hasPrefix("put the newer file back") == true)
+            _ = try await provider.unwrap(wrapped, context: context, deadline: deadline)
+        }
+        folder.remove("local.keys")
+        _ = try await provider.unwrap(wrapped, context: context, deadline: deadline)
+        folder.write(newer, to: "local.keys")
+        #expect(try await provider.describe(deadline: deadline) == described)
+    }
+
     @Test("a file that is missing at start is a misconfiguration whose remedy makes one")
     func missing() async {
         let error = await #expect(throws: RemoteKMSError.self) {

@@ -38,6 +38,8 @@ public struct LocalKeyFileError: Error, Sendable, Equatable {
         case cryptography
         /// It holds another key than before.
         case replaced
+        /// It lacks a version that it had, or has a retired one active again: an older copy.
+        case lostVersion
     }
 
     /// What is wrong.

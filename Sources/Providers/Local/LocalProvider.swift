@@ -10,8 +10,8 @@ private import Synchronization
 ///
 /// `describe` looks whether the file changed (one `stat`) and reads it if so; nothing else touches the disk, save an
 /// `unwrap` that meets a version it does not know. These reads block the caller for a moment: the file is small and
-/// must lie on a local disk. A file that is missing or damaged while the daemon runs is reported by `describe`; the
-/// keys in memory go on.
+/// must lie on a local disk. A file that is missing, damaged or older than what was read before is reported by
+/// `describe`; the keys in memory go on, as they may be the only copy left on this host.
 public final class LocalProvider: Provider {
     /// `local`.
     public let name = "local"
@@ -81,13 +81,38 @@ public final class LocalProvider: Provider {
             if let before, before.keys.id != read.keys.id {
                 throw access.error(
                     .replaced, "holds key \(read.keys.id) now instead of \(before.keys.id)",
-                    remedy: "put the former file back, or restart with the former key in accept_identities")
+                    remedy:
+                        "put the former file back; to change keys, add the former file as a further key, then restart"
+                )
             }
+            if let before { try check(read.keys, isNoOlderThan: before.keys) }
             loaded.withLock { $0 = Loaded(keys: read.keys, stamp: read.stamp) }
             return read.keys
         } catch {
             throw RemoteKMSError(
                 .misconfigured, "key file \(error.path) \(error.summary)", remedy: error.remedy)
+        }
+    }
+
+    /// Refuses an older copy: taking it up would wipe versions from memory, which nothing else on this host has.
+    private func check(
+        _ read: LocalKeys, isNoOlderThan known: LocalKeys
+    ) throws(LocalKeyFileError) {
+        let remedy =
+            "put the newer file back, from a host or a backup that has it; until then this daemon reads from memory"
+            + " what a restart could not read"
+        let lost = known.entries.map(\.version.id).filter { read.key(of: $0) == nil }
+        guard lost.isEmpty else {
+            let names = lost.map(\.description).joined(separator: ", ")
+            throw access.error(
+                .lostVersion, "is older than what was read before: it lacks version \(names)", remedy: remedy)
+        }
+        let active = read.active.version.id
+        guard known.entries.first(where: { $0.version.id == active })?.version.state != .retired else {
+            throw access.error(
+                .lostVersion,
+                "is older than what was read before: version \(active) was retired and is active in it",
+                remedy: remedy)
         }
     }
 }

@@ -19,13 +19,18 @@ public struct KeySettings: Sendable {
     public var localKEKMaximumAge: Duration
     /// Number of sealed messages after which a new local KEK is made; checked at each observation.
     public var localKEKMaximumUses: UInt64
+    /// How long Encrypt and Status go on after the last proof that the key decrypts, while its backend does not answer.
+    public var rideThrough: Duration
+    /// The same while the backend refuses us, or the set-up is wrong.
+    public var authGrace: Duration
 
     /// A key.
     public init(
         name: String, provider: any Provider, suite: Suite, epoch: UInt32 = 0,
         acceptIdentities: [String] = [],
         adoptKeyIDs: [String] = [], localKEKMaximumAge: Duration = .seconds(30 * 86_400),
-        localKEKMaximumUses: UInt64 = 1 << 32
+        localKEKMaximumUses: UInt64 = 1 << 32, rideThrough: Duration = .seconds(86_400),
+        authGrace: Duration = .seconds(15 * 60)
     ) {
         self.name = name
         self.provider = provider
@@ -35,6 +40,8 @@ public struct KeySettings: Sendable {
         self.adoptKeyIDs = adoptKeyIDs
         self.localKEKMaximumAge = localKEKMaximumAge
         self.localKEKMaximumUses = localKEKMaximumUses
+        self.rideThrough = rideThrough
+        self.authGrace = authGrace
     }
 }
 

@@ -22,6 +22,9 @@ public struct KeySnapshot: Sendable, Equatable {
     public let keyID: String?
     /// One line with cause and remedy of what went wrong last; an active key may have trouble too.
     public let trouble: String?
+    /// How long the key goes on encrypting if that trouble lasts, as of the last observation; zero if it has stopped, nil
+    /// if nothing limits it.
+    public let writesStopIn: Duration?
     /// Age of the local KEK that encrypts now.
     public let localKEKAge: Duration?
     /// Messages sealed under it since this process took it up.

@@ -21,7 +21,11 @@ final class RingKey: Sendable {
         var acceptance: KeyAcceptance
         var observedID: KeyID?
         var active: Active?
+        var health: KeyHealth
+        /// The trouble met last.
         var failure: RemoteKMSError?
+        /// The trouble that was logged last, while it lasts.
+        var reported: (trouble: RemoteKMSError, isServing: Bool, at: Duration)?
         var lastProof: Int64?
         /// Trouble with former versions, by key_id: it is told, but stops nothing.
         var formerTroubles: [String: RemoteKMSError] = [:]
@@ -47,6 +51,8 @@ final class RingKey: Sendable {
     private static let callLimit = Duration.seconds(10)
     /// How many remembered local KEKs are tried before a new one is made.
     private static let adoptionTries = 16
+    /// How often lasting trouble is logged again.
+    private static let reportEvery = Duration.seconds(3_600)
 
     init(
         _ settings: KeySettings, encrypts: Bool, ring: KeyRingSettings, history: HistoryFile,
@@ -67,7 +73,9 @@ final class RingKey: Sendable {
                 // No F is empty: until the key is described, only what the configuration lists is accepted.
                 acceptance: KeyAcceptance(
                     keyPart: "", acceptIdentities: settings.acceptIdentities,
-                    adoptKeyIDs: settings.adoptKeyIDs)))
+                    adoptKeyIDs: settings.adoptKeyIDs),
+                health: KeyHealth(
+                    .init(rideThrough: settings.rideThrough, authGrace: settings.authGrace))))
     }
 
     // MARK: the way of a request
@@ -75,9 +83,8 @@ final class RingKey: Sendable {
     /// What Status and Encrypt have to go by, now.
     var verdict: Verdict {
         state.withLock { state in
-            switch (state.active, state.failure) {
-            // The key's own KMS says so: at first sight nothing more is written under it.
-            case (.some, let failure?) where failure.code == .keyDisabled:
+            switch (state.active, state.health.stopped ?? state.failure) {
+            case (.some, let failure?) where state.health.stopped != nil:
                 .failed(KMSFailure(refusing: failure, key: settings.name))
             case (let active?, _): .ready(active)
             case (nil, let failure?): .failed(KMSFailure(refusing: failure, key: settings.name))
@@ -136,29 +143,29 @@ final class RingKey: Sendable {
             return !state.isStepping
         }
         guard isMine else { return }
-        let outcome: RemoteKMSError?
-        do throws(RemoteKMSError) {
-            try await advance(at: now)
-            outcome = nil
-        } catch { outcome = error }
-
+        let finding = await observation(at: now)
         // A step that the shutdown interrupted says nothing about the key.
-        let isAbandoned = outcome != nil && Task.isCancelled
-        let before = state.withLock { state in
-            defer { if !isAbandoned { state.failure = outcome } }
+        let isAbandoned = finding.trouble != nil && Task.isCancelled
+        state.withLock { state in
             state.isStepping = false
-            return state.failure
+            guard !isAbandoned else { return }
+            if state.active != nil {
+                state.health.observed(finding, at: now.uptime)
+                state.failure = state.health.trouble
+            } else {
+                state.failure = finding.trouble
+            }
         }
         guard !isAbandoned else { return }
-        report(outcome, before: before)
+        report(at: now.uptime)
         firstVerdict.give()
     }
 
     func snapshot(at epochSeconds: Int64) -> KeySnapshot {
-        let (active, observedID, failure, former, lastProof) = state.withLock {
+        let (active, observedID, failure, former, lastProof, writesStopIn) = state.withLock {
             (
                 $0.active, $0.observedID, $0.failure, $0.formerTroubles.min { $0.key < $1.key }?.value,
-                $0.lastProof
+                $0.lastProof, $0.health.writesStopIn
             )
         }
         let phase: KeySnapshot.State =
@@ -172,11 +179,36 @@ final class RingKey: Sendable {
         return KeySnapshot(
             name: settings.name, provider: provider.name, encrypts: encrypts, state: phase,
             keyID: (active?.keyID ?? (encrypts ? nil : observedID))?.description,
-            trouble: (failure ?? former)?.description,
+            trouble: (failure ?? former)?.description, writesStopIn: writesStopIn,
             localKEKAge: active?.age(at: epochSeconds), localKEKUses: active?.uses, lastProof: lastProof)
     }
 
-    private func advance(at now: Moment) async throws(RemoteKMSError) {
+    /// Looks at the backend, proves that it still unwraps what we write, and does what follows.
+    ///
+    /// The proof is tried whatever the look said: a backend may refuse the one and grant the other.
+    private func observation(at now: Moment) async -> KeyHealth.Finding {
+        var finding = KeyHealth.Finding()
+        var seen: Sighting?
+        do throws(RemoteKMSError) { seen = try await look() } catch { finding.look = error }
+        if let active = state.withLock({ $0.active }) {
+            do throws(RemoteKMSError) { try await prove(active, at: now) } catch { finding.proof = error }
+        }
+        guard let seen else { return finding }
+        do throws(RemoteKMSError) {
+            let isProven = finding.proof == nil
+            // A local KEK that was taken up just now was proven just now.
+            if try await advance(seen, isProven: isProven, at: now) { finding.proof = nil }
+        } catch { finding.rotation = error }
+        return finding
+    }
+
+    /// What a look at the backend found.
+    private struct Sighting {
+        let description: KeyDescription
+        let keyID: KeyID
+    }
+
+    private func look() async throws(RemoteKMSError) -> Sighting {
         guard settings.suite.isAvailable else {
             throw RemoteKMSError(
                 .misconfigured, "the loaded OpenSSL has no \(settings.suite.configurationName)",
@@ -185,18 +217,37 @@ final class RingKey: Sendable {
         let description = try await provider.describe(deadline: .after(Self.callLimit))
         let keyID = try keyID(of: description)
         try pin(keyID)
-        guard encrypts else { return try await warmUp(at: now) }
+        return Sighting(description: description, keyID: keyID)
+    }
 
+    private func prove(_ active: Active, at now: Moment) async throws(RemoteKMSError) {
+        let proven = try await unwrap(
+            active.wrappedKey, keyID: active.keyID, suite: settings.suite, deadline: .after(Self.callLimit))
+        guard proven.isSame(as: active.localKEK) else { throw Self.unwrappedOtherwise }
+        state.withLock { $0.lastProof = now.epochSeconds }
+    }
+
+    /// Does what follows from a look; true if another local KEK was taken up.
+    private func advance(
+        _ seen: Sighting, isProven: Bool, at now: Moment
+    ) async throws(RemoteKMSError) -> Bool {
+        guard encrypts else {
+            try await warmUp(at: now)
+            return false
+        }
         let past = history.history
         let step = state.withLock { state in
             state.observer.observed(
-                description, keyID: keyID.description, at: now.uptime,
-                past: .init(keyIDs: past.activeKeyIDs, highestVersion: past.highestVersions[keyID.keyPart]))
+                seen.description, keyID: seen.keyID.description, at: now.uptime,
+                past: .init(
+                    keyIDs: past.activeKeyIDs, highestVersion: past.highestVersions[seen.keyID.keyPart]))
         }
         switch step {
         case .refuse(let error): throw error
-        case .activate: try await activate(description, keyID, at: now)
-        case .stay: try await maintain(seen: description, at: now)
+        case .activate:
+            try await activate(seen.description, seen.keyID, at: now)
+            return true
+        case .stay: return isProven ? try await maintain(seen: seen.description, at: now) : false
         }
     }
 
@@ -238,21 +289,20 @@ final class RingKey: Sendable {
         }
     }
 
-    /// Proves that the backend still unwraps what we write, and renews a local KEK that has done its time.
-    private func maintain(seen description: KeyDescription, at now: Moment) async throws(RemoteKMSError) {
-        guard let active = state.withLock({ $0.active }) else { return }
-        let proven = try await unwrap(
-            active.wrappedKey, keyID: active.keyID, suite: settings.suite, deadline: .after(Self.callLimit))
-        guard proven.isSame(as: active.localKEK) else { throw Self.unwrappedOtherwise }
-        state.withLock { $0.lastProof = now.epochSeconds }
+    /// Looks after former versions, and renews a local KEK that has done its time; true if it did.
+    private func maintain(
+        seen description: KeyDescription, at now: Moment
+    ) async throws(RemoteKMSError) -> Bool {
+        guard let active = state.withLock({ $0.active }) else { return false }
         await probeFormerVersion(than: active.keyID)
 
         let isDue =
             active.age(at: now.epochSeconds) >= settings.localKEKMaximumAge
             || active.uses >= settings.localKEKMaximumUses
         // While another version settles, a new local KEK would be wrapped under that one already.
-        guard isDue, description == active.description else { return }
+        guard isDue, description == active.description else { return false }
         swap(to: try await made(description, active.keyID, at: now), at: now)
+        return true
     }
 
     /// Unwraps one remembered local KEK of a former key_id, the next one each time: a former version that was disabled
@@ -377,6 +427,7 @@ final class RingKey: Sendable {
             state.observer.activated(active.description)
             state.active = active
             state.lastProof = now.epochSeconds
+            state.health.activated(at: now.uptime)
         }
         if before?.keyID != active.keyID {
             logger.notice("key_id is active", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
@@ -435,19 +486,38 @@ final class RingKey: Sendable {
         .malformedReply, "the backend unwrapped other bytes than it had wrapped",
         remedy: "do not write with this key; ask whoever runs the backend")
 
-    private func report(_ outcome: RemoteKMSError?, before: RemoteKMSError?) {
-        guard outcome != before else { return }
-        guard let outcome else {
+    /// Logs trouble when it comes, changes or goes, and hourly while it lasts.
+    private func report(at now: Duration) {
+        let isServing = if case .failed = verdict { false } else { true }
+        let (trouble, writesStopIn, isDue) = state.withLock { state in
+            let before = state.reported
+            guard let trouble = state.failure else {
+                state.reported = nil
+                return (nil as RemoteKMSError?, nil as Duration?, before != nil)
+            }
+            if let before, before.trouble == trouble, before.isServing == isServing,
+                now - before.at < Self.reportEvery
+            {
+                return (trouble, nil, false)
+            }
+            state.reported = (trouble, isServing, now)
+            return (trouble, state.health.writesStopIn, true)
+        }
+        guard isDue else { return }
+        guard let trouble else {
             logger.notice("the key is well again")
             return
         }
-        let isServing = if case .ready = verdict { true } else { false }
+        var metadata: Logger.Metadata = [
+            Names.LogKey.code: "\(trouble.code)", Names.LogKey.error: "\(trouble.summary)",
+            Names.LogKey.remedy: "\(trouble.remedy)",
+        ]
+        if isServing, let writesStopIn {
+            metadata[Names.LogKey.limit] = "writes stop in \(writesStopIn.components.seconds / 60) min"
+        }
         logger.log(
             level: isServing ? .warning : .error,
             isServing ? "the key has trouble and goes on with what it has" : "the key does not serve",
-            metadata: [
-                Names.LogKey.code: "\(outcome.code)", Names.LogKey.error: "\(outcome.summary)",
-                Names.LogKey.remedy: "\(outcome.remedy)",
-            ])
+            metadata: metadata)
     }
 }

@@ -4,7 +4,7 @@ import Synchronization
 
 /// A key-management service in memory that behaves: versions, refusals, slowness, and a count of calls.
 ///
-/// It encodes what it wraps instead of encrypting it: `version length, version, context, bytes`.
+/// It encodes what it wraps, 72 bytes, instead of encrypting it: `version length, version, context, bytes, padding`.
 final class FakeProvider: Provider {
     enum Operation: Hashable { case describe, wrap, unwrap }
 
@@ -84,7 +84,7 @@ final class FakeProvider: Provider {
         guard now.knownVersions.contains(version) else {
             throw RemoteKMSError(.keyNotFound, "no version \(version)")
         }
-        var bytes = Array(wrapped.dropFirst(2 + version.utf8.count + keyID.utf8.count).dropLast(now.padding))
+        var bytes = Array(wrapped.dropFirst(2 + version.utf8.count + keyID.utf8.count).prefix(72))
         if now.isLying, !bytes.isEmpty { bytes[bytes.count - 1] ^= 1 }
         return secret(bytes)
     }

@@ -38,7 +38,7 @@ struct MetricsTests {
         #expect(store[calls, "key=primary,operation=describe,outcome=unavailable"] == 1)
         #expect(store[calls, "key=primary,operation=describe,outcome=ok"] == 4)
         #expect(store[calls, "key=primary,operation=wrap,outcome=ok"] == 2)
-        #expect(store[calls, "key=primary,operation=unwrap,outcome=ok"] == 2)
+        #expect(store[calls, "key=primary,operation=unwrap,outcome=ok"] == 3)
         #expect(store["kmsward_backend_duration_seconds", "key=primary,operation=describe"] == 5)
     }
 }

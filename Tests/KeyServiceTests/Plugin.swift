@@ -19,12 +19,11 @@ final class Plugin: Sendable {
     /// `startingAt` is the time of day at start, seconds since 1970.
     init(
         _ settings: KeyRingSettings, startingAt epochSeconds: Int64 = 1_000_000,
-        version: KeyService.V2Version = .v2beta1
+        version: KeyService.V2Version = .v2beta1,
+        logger: Logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
     ) {
         let seconds = SharedSeconds(epochSeconds)
-        ring = KeyRing(settings, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }) {
-            seconds.value
-        }
+        ring = KeyRing(settings, logger: logger) { seconds.value }
         service = KeyService(ring: ring, v2Version: version, runtimeVersion: "1.2.3", clock: clock)
         self.seconds = seconds
     }

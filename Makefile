@@ -4,6 +4,7 @@ SWIFT_BUILD = swift build --configuration release --static-swift-stdlib
 BINARY = .build/release/kmsward
 VENV = .build/venv
 RUN_DIR ?= .run
+METRICS ?= 127.0.0.1:9464
 
 .DEFAULT_GOAL := help
 .PHONY: help deps test-deps build run demo test unit-test end-to-end-test lint format reference bench sanitize clean
@@ -21,8 +22,8 @@ test-deps: deps ## Install what the tests need besides
 build: deps ## Build the daemon: .build/release/kmsward
 	$(SWIFT_BUILD) --product kmsward
 
-run: build ## Serve with an embedded key, in the foreground; state in .run/
-	$(BINARY) serve --dev --run-dir $(RUN_DIR)
+run: build ## Serve with an embedded key, in the foreground; state in RUN_DIR=.run, METRICS=127.0.0.1:9464
+	$(BINARY) serve --dev --run-dir $(RUN_DIR) --metrics $(METRICS)
 
 demo: build ## Serve, play the API server once through both APIs, show each step, end
 	@ops/dev/demo $(BINARY)

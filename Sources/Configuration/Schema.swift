@@ -260,6 +260,7 @@ extension Settings {
     func check(_ pass: inout DecodingPass) {
         checkSocket(&pass)
         checkKeys(&pass)
+        checkAbsolute(stateDirectory, at: "state_directory", &pass)
         if let listen = metrics.listen, let mark = pass.marks["metrics.listen"] {
             if !listen.isLoopback {
                 pass.warning(
@@ -276,7 +277,23 @@ extension Settings {
         }
     }
 
+    /// The daemon's working directory is its service manager's choice, not the operator's.
+    private func checkAbsolute(_ file: String, at path: String, _ pass: inout DecodingPass) {
+        guard !file.hasPrefix("/"), let mark = pass.marks[path], pass.isSound(path) else { return }
+        pass.error(path, at: mark, "\(quoted(file)) is relative; write an absolute path")
+    }
+
     private func checkSocket(_ pass: inout DecodingPass) {
+        for (name, listed) in [("uids", allow.uids), ("gids", allow.gids)] where !listed.isEmpty {
+            if socket.mode & 0o020 == 0, pass.isSound("socket"), pass.isSound("allow"), !socket.isAbstract,
+                let mark = pass.marks["allow.\(name)"]
+            {
+                pass.warning(
+                    "allow.\(name)", at: mark,
+                    "they cannot connect while socket.mode lets only the owner write; write mode: \"0660\" and a group"
+                )
+            }
+        }
         if socket.group != nil, socket.mode & 0o020 == 0, pass.isSound("socket"), !socket.isAbstract,
             let mark = pass.marks["socket.group"]
         {
@@ -316,6 +333,7 @@ extension Settings {
             checkUnique(key.name, at: "\(path).name", as: "name", "give each key a name of its own")
             switch key.provider {
             case .local(let local):
+                checkAbsolute(local.file, at: "\(path).local.file", &pass)
                 checkUnique(
                     local.file, at: "\(path).local.file", as: "file", "two keys cannot be one key file")
             }

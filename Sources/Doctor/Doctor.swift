@@ -128,13 +128,13 @@ public struct Doctor: Sendable {
         do throws(SocketProbe.Problem) {
             switch socket {
             case .path(let path):
-                let owner = try SocketProbe.connect(to: path, isAbstract: false)
+                let owner = try SocketProbe.connect(to: path, isAbstract: false, patience: timeout)
                 let permissions = SocketProbe.permissions(of: path).map { "; \($0)" } ?? ""
                 visit.add(
                     .ok, "socket",
                     "connected to \(path); pid \(owner.pid) listens, uid \(owner.uid)\(permissions)")
             case .abstract(let name):
-                let owner = try SocketProbe.connect(to: name, isAbstract: true)
+                let owner = try SocketProbe.connect(to: name, isAbstract: true, patience: timeout)
                 visit.add(.ok, "socket", "connected to @\(name); pid \(owner.pid) listens, uid \(owner.uid)")
             }
             return true
@@ -282,7 +282,7 @@ public struct Doctor: Sendable {
                 visit.add(subject, error, timeout: timeout)
                 return
             }
-            visit.add(.ok, subject, "refused with \(failure.code.name)")
+            visit.add(.ok, subject, "refused with \(failure.code.name), and told in the plugin's log")
         }
     }
 

@@ -16,7 +16,16 @@ struct SocketProbe {
     }
 
     /// Connects to a path, or to an abstract name where `isAbstract`, and asks the kernel who listens.
-    static func connect(to path: String, isAbstract: Bool) throws(Problem) -> Owner {
+    ///
+    /// Then greets as an HTTP/2 client does and waits for an answer, at most `patience`.
+    static func connect(
+        to path: String, isAbstract: Bool, patience: Duration
+    ) throws(Problem) -> Owner {
+        let shown = isAbstract ? "@\(path)" : path
+        if !isAbstract, let kind = kind(of: path), kind != "a socket" {
+            throw Problem(
+                detail: "\(path) is \(kind), not a socket", remedy: "give the path of the plugin's socket")
+        }
         let fd = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard fd >= 0 else { throw Problem(detail: "no socket can be made: \(text(errno))", remedy: "") }
         defer { close(fd) }
@@ -35,11 +44,57 @@ struct SocketProbe {
                 unsafe Glibc.connect(fd, $0, socklen_t(length))
             }
         }
-        guard connected == 0 else { throw problem(errno, path) }
+        guard connected == 0 else { throw problem(errno, shown) }
         var owner = Owner(pid: 0, uid: 0)
         var gid: gid_t = 0
         unsafe _ = ksw_peer_credentials(fd, &owner.pid, &owner.uid, &gid)
+        try greet(fd, shown, owner, patience)
         return owner
+    }
+
+    /// The HTTP/2 client preface and an empty SETTINGS frame; the answer must begin with a SETTINGS frame.
+    private static func greet(
+        _ fd: Int32, _ path: String, _ owner: Owner, _ patience: Duration
+    ) throws(Problem) {
+        let greeting = Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8) + [0, 0, 0, 4, 0, 0, 0, 0, 0]
+        // A peer that has gone already shows in the read.
+        _ = unsafe send(fd, greeting, greeting.count, Int32(MSG_NOSIGNAL))
+        var waiting = pollfd(fd: fd, events: Int16(POLLIN), revents: 0)
+        let milliseconds = Int32(clamping: Int64(patience / .milliseconds(1)))
+        guard unsafe poll(&waiting, 1, milliseconds) > 0 else {
+            throw Problem(
+                detail:
+                    "pid \(owner.pid) listens on \(path) but said nothing within \(patience): DEADLINE_EXCEEDED "
+                    + "is what the API server sees",
+                remedy: "look at that process's log; it may be hung, or have as many connections as it allows"
+            )
+        }
+        var answer = [UInt8](repeating: 0, count: 9)
+        let count = unsafe read(fd, &answer, answer.count)
+        guard count > 0 else {
+            throw Problem(
+                detail: "pid \(owner.pid) listens on \(path) but closed the connection at once",
+                remedy:
+                    "this user (uid \(geteuid())) is probably not allowed: its log names the line to add to allow:"
+            )
+        }
+        guard count == 9, answer[3] == 4 else {
+            throw Problem(
+                detail: "pid \(owner.pid) listens on \(path) but does not speak HTTP/2",
+                remedy: "give the socket of a KMS plugin")
+        }
+    }
+
+    /// What is at a path, in words; nil if nothing is there or it may not be seen.
+    private static func kind(of path: String) -> String? {
+        var status = stat()
+        guard unsafe lstat(path, &status) == 0 else { return nil }
+        switch status.st_mode & S_IFMT {
+        case S_IFSOCK: return "a socket"
+        case S_IFREG: return "a regular file"
+        case S_IFDIR: return "a directory"
+        default: return "something else"
+        }
     }
 
     /// Mode and owner of the socket file, for the report: `0600 0:0`.

@@ -1,6 +1,7 @@
 internal import KeyService
 internal import Logging
 private import Observability
+private import SecureMemory
 internal import ServiceLifecycle
 
 /// Watches the keys until the daemon is asked to end.
@@ -33,14 +34,21 @@ struct StatusLine: Service {
         guard !Task.isShuttingDownGracefully else { return }
         let line = text
         manager.ready(status: line)
-        if hasVerdict {
-            logger.info("ready", metadata: ["status": "\(line)"])
-        } else {
+        if !hasVerdict {
             logger.warning(
                 "ready without a verdict on the keys: the API server may start, and is told the cause",
                 metadata: [Names.LogKey.limit: "\(limit)"])
+        } else if ring.snapshot().contains(where: { $0.encrypts && $0.state != .active }) {
+            logger.warning(
+                "ready, but the key that encrypts does not serve; the API server is told the cause")
+        } else {
+            logger.info("ready", metadata: ["status": "\(line)"])
         }
-        await untilShutdown(every: Self.interval, clock) { manager.status(text) }
+        await untilShutdown(every: Self.interval, clock) {
+            manager.status(text)
+            // Memory is mapped as it is needed; the limit may be met long after the start.
+            if let warning = SecureMemory.takeWarning() { logger.warning("\(warning)") }
+        }
     }
 
     private var text: String {

@@ -1,5 +1,7 @@
 public import GRPCEngine
+private import Glibc
 internal import Logging
+private import Observability
 internal import ServiceLifecycle
 public import SocketAcceptance
 
@@ -18,7 +20,11 @@ struct Serving: Service {
         try await gracefulShutdown()
         manager.stopping()
         state.beginStopping()
-        logger.info("stopping", metadata: ["calls_in_flight": "\(server.callsInFlight)"])
+        // A person who asks again means at once; the service manager has SIGKILL for that.
+        signal(SIGINT, SIG_DFL)
+        logger.info(
+            "stopping: calls in flight may finish",
+            metadata: ["calls_in_flight": "\(server.callsInFlight)", Names.LogKey.limit: "\(grace)"])
         await acceptor.stopAccepting()
         if await server.drain(grace: grace) {
             logger.info("stopped")

@@ -2,6 +2,7 @@ internal import ArgumentParser
 internal import Configuration
 internal import EnvelopeCrypto
 private import Glibc
+private import LocalProvider
 private import SocketAcceptance
 
 /// `kmsward config ...`: look at a configuration file without serving.
@@ -30,7 +31,7 @@ struct ConfigCommand: ParsableCommand {
         func run() throws {
             let settings = try loadSettings(file)
             var problems = settings.problems()
-            if onThisHost { problems += settings.accounts().diagnostics + settings.unreadableFiles() }
+            if onThisHost { problems += settings.accounts().diagnostics + settings.unusableKeys() }
             for problem in problems { printError("\(problem)") }
             guard problems.isEmpty else { throw ExitCode.brokenConfiguration }
             print("\(file): ok")
@@ -85,6 +86,21 @@ extension Settings {
                         + "use sm4-ctr-hmac-sm3, or an OpenSSL that has it"))
         }
         return problems
+    }
+}
+
+extension Settings {
+    /// What the daemon would say of the key files, as this user.
+    func unusableKeys() -> [Diagnostic] {
+        keys.enumerated().compactMap { index, key in
+            switch key.provider {
+            case .local(let local):
+                do throws(LocalKeyFileError) { _ = try LocalKeyFile.load(at: local.file) } catch {
+                    return diagnostic(.error, about: "keys[\(index)].local.file", "\(error)")
+                }
+                return nil
+            }
+        }
     }
 }
 

@@ -23,8 +23,10 @@ struct DoctorCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "What a call may take; the EncryptionConfiguration's timeout.", valueName: "duration"))
-    var timeout = TimeoutOption(seconds: 3)
+            "What a call may take, such as 3s or 500ms; the EncryptionConfiguration's timeout.",
+            valueName: "duration"),
+        transform: parseTimeout)
+    var timeout = Duration.seconds(3)
 
     func run() async throws {
         let target: Doctor.Socket
@@ -37,7 +39,7 @@ struct DoctorCommand: AsyncParsableCommand {
         // libgrpc's own words would stand between the findings, which say it better.
         EngineLog.redirect { _ in }
         let engine = EngineThread(name: "doctor")
-        let worst = await Doctor(socket: target, timeout: timeout.duration).examine(on: engine) { finding in
+        let worst = await Doctor(socket: target, timeout: timeout).examine(on: engine) { finding in
             let mark =
                 finding.severity == .ok ? "ok     " : finding.severity == .warning ? "warning" : "PROBLEM"
             let subject = finding.subject + String(repeating: " ", count: max(0, 26 - finding.subject.count))
@@ -57,21 +59,11 @@ struct DoctorCommand: AsyncParsableCommand {
     }
 }
 
-/// A duration on the command line: `3s`, `500ms`.
-struct TimeoutOption: ExpressibleByArgument {
-    let duration: Duration
-
-    init(seconds: Int) { duration = .seconds(seconds) }
-
-    init?(argument: String) {
-        if argument.hasSuffix("ms"), let value = UInt32(argument.dropLast(2)), value > 0 {
-            duration = .milliseconds(Int64(value))
-        } else if argument.hasSuffix("s"), let value = UInt32(argument.dropLast()), value > 0 {
-            duration = .seconds(Int64(value))
-        } else {
-            return nil
-        }
+/// Reads a duration of the command line: `3s`, `500ms`.
+private func parseTimeout(_ text: String) throws -> Duration {
+    if text.hasSuffix("ms"), let value = UInt32(text.dropLast(2)), value > 0 {
+        return .milliseconds(Int64(value))
     }
-
-    var defaultValueDescription: String { "3s" }
+    if text.hasSuffix("s"), let value = UInt32(text.dropLast()), value > 0 { return .seconds(Int64(value)) }
+    throw ValidationError("\"\(text)\" is no duration: write it as 3s or 500ms")
 }

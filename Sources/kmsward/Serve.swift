@@ -21,7 +21,9 @@ struct Serve: AsyncParsableCommand {
             Takes a configuration file, or --dev: an embedded key and everything else below one directory, to try things \
             out. Only --dev makes a key file that is missing; otherwise make it with: kmsward key init.
 
-            Exit code 0: stopped by SIGTERM or SIGINT; 1: could not start; 78: broken configuration.
+            On SIGTERM or SIGINT it finishes the calls in flight, at most for limits.drain; a second Ctrl-C ends it at once.
+
+            Exit code 0: stopped by a signal; 1: could not start; 64: wrong usage; 78: broken configuration.
             """)
 
     @Option(
@@ -37,13 +39,21 @@ struct Serve: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Where metrics and health are served, instead of what the configuration says: address:port, or off.",
-            valueName: "address"))
+            "With --dev: where metrics and health are served, 127.0.0.1:9464 if not said; or off.",
+            valueName: "address:port"))
     var metrics: String?
 
     func validate() throws {
         guard dev != (config != nil) else {
             throw ValidationError("give either --config FILE or --dev")
+        }
+        guard dev || metrics == nil else {
+            throw ValidationError("--metrics goes with --dev; in a configuration it is metrics.listen")
+        }
+        if let metrics, metrics != "off" {
+            do throws(EndpointError) { try HealthEndpoint.check(listen: metrics) } catch {
+                throw ValidationError("--metrics: \(error)")
+            }
         }
     }
 
@@ -86,7 +96,7 @@ struct Serve: AsyncParsableCommand {
                 }
             }
         } catch {
-            logger.critical("\(error)")
+            logger.critical("\(error)\(dev ? "; with --dev, see --run-dir and --metrics" : "")")
             log.close(within: .seconds(2))
             throw ExitCode.failure
         }
@@ -110,7 +120,8 @@ struct Serve: AsyncParsableCommand {
             throw ValidationError("--run-dir \(directory): the current directory is not there any more")
         }
         if unsafe mkdir(root, 0o700) != 0 && errno != EEXIST {
-            printError("kmsward: cannot make \(root): \(unsafe String(cString: strerror(errno)))")
+            let why = unsafe String(cString: strerror(errno))
+            printError("kmsward: cannot make \(root): \(why): give another directory with --run-dir")
             throw ExitCode.failure
         }
         let settings = Settings.development(runDirectory: root)

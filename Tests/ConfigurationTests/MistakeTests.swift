@@ -211,6 +211,9 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
             "3:33: error: allow.uids[3]: expected a user name, or a number from 0 to 4294967294, found \"1x\"",
             "3:37: error: allow.uids[4]: expected a user name, or a number from 0 to 4294967294, found true"),
         Mistake(
+            "a key file of nobody knows which directory", "keys: [{ name: a, local: { file: k } }]\n",
+            "1:34: error: keys[0].local.file: \"k\" is relative; write an absolute path"),
+        Mistake(
             "a key name with capitals", "keys: [{ name: Primary, local: { file: /k } }]\n",
             "1:16: error: keys[0].name: expected 1 to 63 of a-z, 0-9 and -, found \"Primary\""),
         Mistake(
@@ -389,8 +392,12 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
             "dumpable memory", key + "memory: { dumpable: true }\n",
             "2:21: warning: memory.dumpable: core dumps and debuggers can see the keys"),
         Mistake(
-            "a user given twice", key + "allow: { uids: [7, 8, \"7\"] }\n",
-            "2:23: warning: allow.uids[2]: given twice; once is enough"),
+            "a user given twice", key + "socket: { mode: \"0660\" }\nallow: { uids: [7, 8, \"7\"] }\n",
+            "3:23: warning: allow.uids[2]: given twice; once is enough"),
+        Mistake(
+            "users who are allowed but cannot connect", key + "allow: { uids: [7] }\n",
+            "2:16: warning: allow.uids: they cannot connect while socket.mode lets only the owner write; "
+                + "write mode: \"0660\" and a group"),
     ]
 
     static let together: [Mistake] = [

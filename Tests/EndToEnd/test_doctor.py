@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_each_way_of_not_being_there_is_told_apart(folder):
 
     (folder / "file").write_text("")
     result = doctor(folder / "file")
-    assert result.returncode == 1 and "nobody listens" in result.stdout or "not a socket" in result.stdout
+    assert result.returncode == 1 and "is a regular file, not a socket" in result.stdout
 
     left = socket.socket(socket.AF_UNIX)
     left.bind(str(folder / "left.sock"))
@@ -48,7 +49,34 @@ def test_a_silent_listener_is_a_deadline_with_a_hint(folder):
         silent.listen()
         result = doctor(folder / "silent.sock", "--timeout", "300ms")
     assert result.returncode == 1
-    assert "DEADLINE_EXCEEDED" in result.stdout and "0.3 seconds" in result.stdout
+    assert "said nothing within 0.3 seconds" in result.stdout and "DEADLINE_EXCEEDED" in result.stdout
+
+
+def answering(folder, reply):
+    """A listener that answers the first connection with `reply` and closes it."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(folder / "other.sock"))
+    listener.listen()
+
+    def serve():
+        with listener, listener.accept()[0] as peer:
+            peer.recv(64)
+            peer.sendall(reply)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(
+    "reply, said",
+    [(b"", "closed the connection at once"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak HTTP/2")],
+)
+def test_a_listener_of_another_kind_is_named(folder, reply, said):
+    thread = answering(folder, reply)
+    result = doctor(folder / "other.sock")
+    thread.join()
+    assert result.returncode == 1 and said in result.stdout
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")

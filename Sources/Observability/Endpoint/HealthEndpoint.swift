@@ -106,6 +106,9 @@ public final class HealthEndpoint: Sendable {
         answer = { request in Self.answer(request, registry: registry, live: live, ready: ready) }
     }
 
+    /// Throws what `start` would, if `listen` is not an address and a port.
+    public static func check(listen: String) throws(EndpointError) { _ = try ListenAddress(parsing: listen) }
+
     /// Binds, listens and starts the thread; when it returns, probes are answered.
     ///
     /// Throws if the address is malformed, taken, forbidden or not this machine's. A second start without a stop does

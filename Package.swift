@@ -75,7 +75,8 @@ let package = Package(
         room(
             "Lifecycle",
             [
-                "CSystemd", "CShims", "SecureMemory", "GRPCEngine", "SocketAcceptance", "RequestDecoding", "KeyService",
+                "CSystemd", "CShims", "SecureMemory", "GRPCEngine", "SocketAcceptance", "RequestDecoding",
+                "KeyService",
                 "Observability",
                 logging, metrics, lifecycle, signals,
             ]),

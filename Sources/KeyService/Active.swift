@@ -1,21 +1,17 @@
 internal import KMSWire
-internal import RemoteKMS
 internal import SecureMemory
 internal import Synchronization
 
 /// What Status announces and what Encrypt seals with, in one piece that is swapped as a whole: so no reply can name a
 /// key_id that another part of the plugin has left already.
 final class Active: Sendable {
-    /// The version that the local KEK is wrapped under.
-    let description: KeyDescription
     /// When the local KEK was made, seconds since 1970.
     let madeAt: Int64
 
     private let writer: EnvelopeWriter
     private let useCount = Atomic<UInt64>(0)
 
-    init(description: KeyDescription, writer: EnvelopeWriter, madeAt: Int64) {
-        self.description = description
+    init(writer: EnvelopeWriter, madeAt: Int64) {
         self.writer = writer
         self.madeAt = madeAt
     }

@@ -150,6 +150,9 @@ public struct KeyAcceptance: Sendable, Equatable {
         adoptedKeyIDs = Set(adoptKeyIDs)
     }
 
+    /// Whether the key_id is the key's own: by its own F.
+    public func owns(_ text: String) -> Bool { (try? KeyID(parsing: text))?.keyPart == keyPart }
+
     /// Whether the key answers for a key_id of ours: by its F.
     public func accepts(_ keyID: KeyID) -> Bool { acceptedParts.contains(keyID.keyPart) }
 

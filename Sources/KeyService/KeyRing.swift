@@ -92,29 +92,31 @@ public final class KeyRing: Sendable {
         await keys[0].firstVerdict.wait(atMost: limit, on: clock)
     }
 
-    /// The key that answers for ciphertexts of this key_id.
+    /// The key that answers for ciphertexts of this key_id: the one whose own it is, else the first that accepts it.
     ///
     /// Decided from the configuration and what the keys are; no backend is asked, least of all the one that the
     /// key_id names.
-    func key(
-        accepting keyID: String, waitingAtMost limit: Duration, clock: any Clock<Duration>
-    ) async throws(KMSFailure) -> RingKey {
-        if let key = keys.first(where: { $0.accepts(keyID) }) { return key }
+    func key<C: Clock>(
+        accepting keyID: String, waitingAtMost limit: Duration, clock: C
+    ) async throws(KMSFailure) -> RingKey where C.Duration == Duration {
+        if let owner = keys.first(where: { $0.owns(keyID) }) { return owner }
         // A key that could not be looked at yet may be the one.
-        let end = ContinuousClock.now + limit
+        let start = clock.now
         for key in keys where !key.isDescribed {
-            _ = await key.firstVerdict.wait(atMost: ContinuousClock.now.duration(to: end), on: clock)
+            _ = await key.firstVerdict.wait(atMost: limit - start.duration(to: clock.now), on: clock)
         }
+        if let owner = keys.first(where: { $0.owns(keyID) }) { return owner }
         if let key = keys.first(where: { $0.accepts(keyID) }) { return key }
         if Task.isCancelled { throw KMSFailure(.cancelled, "the caller gave up") }
         if let unknown = keys.first(where: { !$0.isDescribed }) {
             throw unknown.failure ?? Self.starting(unknown)
         }
         let name = (try? KeyID(parsing: keyID)).map { "key_id \($0)" } ?? "the key_id"
-        throw KMSFailure(
-            .invalidArgument,
-            "\(name) belongs to no configured key: configure the key that wrote it, or name it in accept_identities or"
-                + " adopt_key_ids")
+        let remedy =
+            keys.allSatisfy { $0.settings.provider.storage == .file }
+            ? "add the former key file as a further key"
+            : "configure the key that wrote it, or name it in accept_identities or adopt_key_ids"
+        throw KMSFailure(.invalidArgument, "\(name) belongs to no configured key: \(remedy)")
     }
 
     static func starting(_ key: RingKey) -> KMSFailure {

@@ -40,6 +40,8 @@ public struct KeyService: KMSServing {
     }
 
     /// Answers one request; see `KMSServing`.
+    ///
+    /// The caller of this has taken off what the answer needs to reach the API server: all of `deadline` is spent here.
     public func perform(
         _ request: consuming KMSRequest, deadline: Deadline
     ) async throws(KMSFailure) -> KMSReply {
@@ -48,7 +50,7 @@ public struct KeyService: KMSServing {
             return .version(
                 VersionReply(version: "v1beta1", runtimeName: "kmsward", runtimeVersion: runtimeVersion))
         case .status:
-            let active = try await active(within: min(Self.statusWait, deadline.budget))
+            let active = try await active(within: min(Self.statusWait, deadline.remaining))
             return .status(
                 StatusReply(version: v2Version.rawValue, healthz: "ok", keyID: active.keyID.description))
         case .encrypt(let request):
@@ -61,7 +63,7 @@ public struct KeyService: KMSServing {
     private func encrypt(
         _ request: borrowing EncryptRequest, deadline: Deadline
     ) async throws(KMSFailure) -> EncryptReply {
-        let active = try await active(within: deadline.budget)
+        let active = try await active(within: deadline.remaining)
         if request.api == .v1beta1, PingSeal.isPing(request.plaintext) {
             do throws(CryptoFailure) {
                 return EncryptReply(
@@ -85,15 +87,15 @@ public struct KeyService: KMSServing {
             guard !request.keyID.isEmpty else {
                 throw KMSFailure(.invalidArgument, "the request has no key_id: the stored object was altered")
             }
-            key = try await ring.key(accepting: request.keyID, waitingAtMost: deadline.budget, clock: clock)
+            key = try await ring.key(
+                accepting: request.keyID, waitingAtMost: deadline.remaining, clock: clock)
             envelope = try parse(request, key: key.settings.name)
         case .v1beta1:
             envelope = try parse(request, key: name)
             key = try await ring.key(
-                accepting: envelope.keyID.description, waitingAtMost: deadline.budget, clock: clock)
+                accepting: envelope.keyID.description, waitingAtMost: deadline.remaining, clock: clock)
         }
-        let kek = try await key.localKEK(
-            of: envelope, deadline: Deadline(deadline.instant - deadline.reserve))
+        let kek = try await key.localKEK(of: envelope, deadline: deadline)
         do throws(EnvelopeError) { return try envelope.open(under: kek) } catch {
             throw KMSFailure(error, key: key.settings.name)
         }
@@ -129,11 +131,4 @@ public struct KeyService: KMSServing {
         case .starting: throw KeyRing.starting(key)
         }
     }
-}
-
-extension Deadline {
-    /// What the answer needs to reach the caller.
-    fileprivate var reserve: Duration { max(.milliseconds(50), remaining / 20) }
-    /// What a call may spend on waiting; zero or less when it is too late.
-    fileprivate var budget: Duration { remaining - reserve }
 }

@@ -15,6 +15,7 @@ struct MeasuredProvider: Provider {
     }
 
     var name: String { base.name }
+    var storage: KeyStorage { base.storage }
 
     init(_ base: any Provider, key: String, metrics factory: any MetricsFactory) {
         self.base = base

@@ -69,7 +69,9 @@ final class RingKey: Sendable {
         self.logger = logger
         state = Mutex(
             State(
-                observer: RotationObserver(keyName: settings.name, settle: ring.settle),
+                observer: RotationObserver(
+                    keyName: settings.name, storage: settings.provider.storage, epoch: settings.epoch,
+                    settle: ring.settle),
                 // No F is empty: until the key is described, only what the configuration lists is accepted.
                 acceptance: KeyAcceptance(
                     keyPart: "", acceptIdentities: settings.acceptIdentities,
@@ -93,12 +95,15 @@ final class RingKey: Sendable {
         }
     }
 
-    /// Whether this key answers for ciphertexts of that key_id.
-    func accepts(_ keyID: String) -> Bool {
+    /// Whether that key_id is this key's own.
+    func owns(_ keyID: String) -> Bool {
         let (active, acceptance) = state.withLock { ($0.active, $0.acceptance) }
         // Nearly every request names the current key_id.
-        return active?.keyID.description == keyID || acceptance.accepts(keyID)
+        return active?.keyID.description == keyID || acceptance.owns(keyID)
     }
+
+    /// Whether this key answers for ciphertexts of that key_id: its own, or one that its configuration gives it.
+    func accepts(_ keyID: String) -> Bool { state.withLock { $0.acceptance }.accepts(keyID) }
 
     /// Whether it is known which key_ids are this key's; until then a strange one may be.
     var isDescribed: Bool { state.withLock { $0.observedID != nil } }
@@ -117,7 +122,15 @@ final class RingKey: Sendable {
             digest = try envelope.wrappedKeyDigest(clusterContext: clusterContext)
         } catch { throw KMSFailure(error, key: settings.name) }
         if let kek = opened[digest] { return kek }
+        return try await opened(wrapped, of: envelope, as: digest, deadline: deadline)
+    }
 
+    /// Has the backend unwrap a local KEK that is not in memory, off the caller's executor: it may read a disk, and the
+    /// engine's thread serves everybody else.
+    @concurrent
+    private func opened(
+        _ wrapped: [UInt8], of envelope: Envelope, as digest: WrappedKeyDigest, deadline: Deadline
+    ) async throws(KMSFailure) -> LocalKEK {
         let kek: LocalKEK
         do throws(RemoteKMSError) {
             kek = try await unwrap(wrapped, keyID: envelope.keyID, suite: envelope.suite, deadline: deadline)
@@ -235,20 +248,52 @@ final class RingKey: Sendable {
             try await warmUp(at: now)
             return false
         }
+        switch decision(on: seen, at: now) {
+        case .refuse(let error): throw error
+        case .activate:
+            try await activate(seen, at: now)
+            return true
+        case .resume(let former):
+            try await resume(former, seen: seen, at: now)
+            return true
+        case .stay: return isProven ? try await maintain(seen, at: now) : false
+        }
+    }
+
+    private func decision(on seen: Sighting, at now: Moment) -> RotationObserver.Step {
         let past = history.history
-        let step = state.withLock { state in
+        let last = past.activeKeyIDs.last.flatMap { try? KeyID(parsing: $0) }
+        return state.withLock { state in
             state.observer.observed(
                 seen.description, keyID: seen.keyID.description, at: now.uptime,
                 past: .init(
-                    keyIDs: past.activeKeyIDs, highestVersion: past.highestVersions[seen.keyID.keyPart]))
+                    keyIDs: past.activeKeyIDs, highestVersion: past.highestVersions[seen.keyID.keyPart],
+                    ofThisKey: last?.keyPart == seen.keyID.keyPart ? last : nil))
         }
-        switch step {
-        case .refuse(let error): throw error
-        case .activate:
-            try await activate(seen.description, seen.keyID, at: now)
-            return true
-        case .stay: return isProven ? try await maintain(seen: seen.description, at: now) : false
+    }
+
+    /// Goes on under the key_id announced before the restart while the version seen now settles; if that cannot be,
+    /// announces the new one at once.
+    private func resume(_ former: String, seen: Sighting, at now: Moment) async throws(RemoteKMSError) {
+        var resumed: Active?
+        do throws(RemoteKMSError) {
+            if let keyID = try? KeyID(parsing: former) { resumed = try await adopted(keyID) }
+        } catch {
+            switch error.code {
+            // Neither version would do now.
+            case .deadlineExceeded, .unavailable, .throttled, .malformedReply: throw error
+            case .unauthenticated, .permissionDenied, .keyNotFound, .keyDisabled, .invalidCiphertext,
+                .misconfigured:
+                break
+            }
         }
+        guard let resumed else {
+            state.withLock { $0.observer.cannotResume() }
+            return try await activate(seen, at: now)
+        }
+        swap(to: resumed, at: now)
+        // Settling begins with this observation.
+        _ = decision(on: seen, at: now)
     }
 
     private func keyID(of description: KeyDescription) throws(RemoteKMSError) -> KeyID {
@@ -279,20 +324,15 @@ final class RingKey: Sendable {
     }
 
     /// Announces a version: with a remembered local KEK if one opens, else with a new one.
-    private func activate(
-        _ description: KeyDescription, _ keyID: KeyID, at now: Moment
-    ) async throws(RemoteKMSError) {
-        if let adopted = try await adopted(description, keyID) {
-            swap(to: adopted, at: now)
-        } else {
-            swap(to: try await made(description, keyID, at: now), at: now)
-        }
+    private func activate(_ seen: Sighting, at now: Moment) async throws(RemoteKMSError) {
+        let active =
+            if let adopted = try await adopted(seen.keyID) { adopted } else { try await made(seen, at: now) }
+        history.change { $0.saw(version: seen.description.version, of: seen.keyID.keyPart) }
+        swap(to: active, at: now)
     }
 
     /// Looks after former versions, and renews a local KEK that has done its time; true if it did.
-    private func maintain(
-        seen description: KeyDescription, at now: Moment
-    ) async throws(RemoteKMSError) -> Bool {
+    private func maintain(_ seen: Sighting, at now: Moment) async throws(RemoteKMSError) -> Bool {
         guard let active = state.withLock({ $0.active }) else { return false }
         await probeFormerVersion(than: active.keyID)
 
@@ -300,8 +340,8 @@ final class RingKey: Sendable {
             active.age(at: now.epochSeconds) >= settings.localKEKMaximumAge
             || active.uses >= settings.localKEKMaximumUses
         // While another version settles, a new local KEK would be wrapped under that one already.
-        guard isDue, description == active.description else { return false }
-        swap(to: try await made(description, active.keyID, at: now), at: now)
+        guard isDue, seen.keyID == active.keyID else { return false }
+        swap(to: try await made(seen, at: now), at: now)
         return true
     }
 
@@ -350,9 +390,7 @@ final class RingKey: Sendable {
     }
 
     /// The newest local KEK made here for this key_id that still opens.
-    private func adopted(
-        _ description: KeyDescription, _ keyID: KeyID
-    ) async throws(RemoteKMSError) -> Active? {
+    private func adopted(_ keyID: KeyID) async throws(RemoteKMSError) -> Active? {
         let ours = history.history.localKEKs.filter {
             $0.keyID == keyID.description && $0.suite == settings.suite.rawValue && $0.madeAt != nil
         }
@@ -361,9 +399,7 @@ final class RingKey: Sendable {
             do throws(RemoteKMSError) {
                 let kek = try await unwrap(
                     wrapped, keyID: keyID, suite: settings.suite, deadline: .after(Self.callLimit))
-                return Active(
-                    description: description, writer: try writer(kek, wrapped), madeAt: remembered.madeAt ?? 0
-                )
+                return Active(writer: try writer(kek, wrapped), madeAt: remembered.madeAt ?? 0)
             } catch {
                 // Only the backend's word on these bytes lets us pass them over; any other trouble would make a
                 // new local KEK at every restart.
@@ -379,9 +415,8 @@ final class RingKey: Sendable {
     /// A new local KEK: wrapped, unwrapped and compared, and the version looked at again.
     ///
     /// A backend that lets us wrap but not unwrap would lose every write.
-    private func made(
-        _ description: KeyDescription, _ keyID: KeyID, at now: Moment
-    ) async throws(RemoteKMSError) -> Active {
+    private func made(_ seen: Sighting, at now: Moment) async throws(RemoteKMSError) -> Active {
+        let keyID = seen.keyID
         let kek: LocalKEK
         let payload: SecretBytes
         do throws(EnvelopeError) {
@@ -394,12 +429,12 @@ final class RingKey: Sendable {
         let back = try await unwrap(
             wrapped, keyID: keyID, suite: settings.suite, deadline: .after(Self.callLimit))
         guard back.isSame(as: kek) else { throw Self.unwrappedOtherwise }
-        guard try await provider.describe(deadline: .after(Self.callLimit)) == description else {
+        guard try await provider.describe(deadline: .after(Self.callLimit)) == seen.description else {
             throw RemoteKMSError(
                 .unavailable, "the key changed its version while a local KEK was made",
                 remedy: "nothing is to be done, it is tried again")
         }
-        return Active(description: description, writer: writer, madeAt: now.epochSeconds)
+        return Active(writer: writer, madeAt: now.epochSeconds)
     }
 
     private func writer(_ kek: LocalKEK, _ wrapped: [UInt8]) throws(RemoteKMSError) -> EnvelopeWriter {
@@ -416,7 +451,6 @@ final class RingKey: Sendable {
         // Written down first: an announced key_id that is not in the history could come back.
         history.change { history in
             history.activated(active.keyID.description)
-            history.saw(version: active.description.version, of: active.keyID.keyPart)
             history.remember(made)
         }
         if let warning = history.save() {
@@ -424,7 +458,7 @@ final class RingKey: Sendable {
         }
         keepOpened(active)
         state.withLock { state in
-            state.observer.activated(active.description)
+            state.observer.activated(active.keyID.description)
             state.active = active
             state.lastProof = now.epochSeconds
             state.health.activated(at: now.uptime)

@@ -11,7 +11,8 @@ struct Moment: Sendable, Equatable {
 /// Decides when an observed key version becomes the one that encrypts: no calls, no clock, no locks.
 ///
 /// A new version counts once it was seen twice, a settle time apart: backends are replicated, and a key_id that
-/// flaps makes every API server re-encrypt. The very first observation counts at once.
+/// flaps makes every API server re-encrypt. That holds over restarts: what was announced last goes on meanwhile. The
+/// very first observation counts at once.
 struct RotationObserver {
     /// What the shell is to do about an observation.
     enum Step: Equatable {
@@ -19,6 +20,8 @@ struct RotationObserver {
         case stay
         /// Make, prove and announce a local KEK for this version.
         case activate(KeyDescription, keyID: String)
+        /// Take up this key_id again, announced before a restart; if its local KEK does not open, say `cannotResume`.
+        case resume(keyID: String)
         /// Go on as before and say why this version is not taken.
         case refuse(RemoteKMSError)
     }
@@ -29,15 +32,22 @@ struct RotationObserver {
         var keyIDs: [String] = []
         /// The highest version seen of this key, where versions are numbers.
         var highestVersion: UInt64?
+        /// The last of the key_ids, if it is one of this key.
+        var ofThisKey: KeyID?
     }
 
     private let keyName: String
+    private let storage: KeyStorage
+    private let epoch: UInt32
     private let settle: Duration
-    private(set) var active: KeyDescription?
-    private var candidate: (description: KeyDescription, since: Duration)?
+    private var active: String?
+    private var candidate: (keyID: String, since: Duration)?
+    private var mayResume = true
 
-    init(keyName: String, settle: Duration) {
+    init(keyName: String, storage: KeyStorage = .service, epoch: UInt32 = 0, settle: Duration) {
         self.keyName = keyName
+        self.storage = storage
+        self.epoch = epoch
         self.settle = settle
     }
 
@@ -45,7 +55,7 @@ struct RotationObserver {
     mutating func observed(
         _ description: KeyDescription, keyID: String, at now: Duration, past: Past
     ) -> Step {
-        if description == active {
+        if keyID == active {
             candidate = nil
             return .stay
         }
@@ -58,24 +68,39 @@ struct RotationObserver {
         }
         if past.keyIDs.last != keyID, past.keyIDs.contains(keyID) {
             candidate = nil
+            // A file that has a former version active again is an older copy: under another epoch it would write
+            // what the newer one, once it is back, does not.
+            let isOlderFile = storage == .file && past.ofThisKey != nil
             return .refuse(
                 RemoteKMSError(
                     .misconfigured, "key_id \(keyID) was active before, and a key_id may never come back",
-                    remedy:
-                        "raise epoch in the shared configuration (key \(keyName)), or activate another version"
+                    remedy: isOlderFile
+                        ? "put the newer key file back, from a host or a backup that has it"
+                        : "raise epoch in the shared configuration (key \(keyName)), or activate another version"
                 ))
         }
-        guard active != nil else { return .activate(description, keyID: keyID) }
-        guard let candidate, candidate.description == description else {
-            candidate = (description, now)
+        guard active != nil else {
+            // Another epoch is the operator's word, not the backend's: nothing is to settle.
+            if mayResume, settle > .zero, let former = past.ofThisKey, former.epoch == epoch,
+                former.description != keyID
+            {
+                return .resume(keyID: former.description)
+            }
+            return .activate(description, keyID: keyID)
+        }
+        guard let candidate, candidate.keyID == keyID else {
+            candidate = (keyID, now)
             return settle > .zero ? .stay : .activate(description, keyID: keyID)
         }
         return now - candidate.since >= settle ? .activate(description, keyID: keyID) : .stay
     }
 
-    /// The version encrypts from now on.
-    mutating func activated(_ description: KeyDescription) {
-        active = description
+    /// The key_id is announced from now on.
+    mutating func activated(_ keyID: String) {
+        active = keyID
         candidate = nil
     }
+
+    /// What was announced before the restart does not open any more.
+    mutating func cannotResume() { mayResume = false }
 }

@@ -34,12 +34,23 @@ public struct WrapContext: Sendable, Equatable {
     }
 }
 
+/// Where a key lives; decides which remedy can help.
+public enum KeyStorage: Sendable {
+    /// In a service: one key may come under another identity, moved or imported.
+    case service
+    /// In a file of this host: another identity is another key, and a former version is an older copy.
+    case file
+}
+
 /// A key in a key-management service.
 ///
 /// Signs, calls, maps errors; nothing else: deadlines, retries, caches and health are the caller's.
 public protocol Provider: Sendable {
     /// The provider's name in configuration and key_id: `local`, `jdcloud`, ...
     var name: String { get }
+
+    /// Where the key lives; in a service unless the provider says otherwise.
+    var storage: KeyStorage { get }
 
     /// Reads the key's identity and the version it wraps with now.
     func describe(deadline: Deadline) async throws(RemoteKMSError) -> KeyDescription
@@ -53,4 +64,9 @@ public protocol Provider: Sendable {
     func unwrap(
         _ wrapped: [UInt8], context: WrapContext, deadline: Deadline
     ) async throws(RemoteKMSError) -> SecretBytes
+}
+
+extension Provider {
+    /// In a service.
+    public var storage: KeyStorage { .service }
 }

@@ -1,3 +1,4 @@
+import Glibc
 import RemoteKMS
 import SecureMemory
 import Synchronization
@@ -22,6 +23,10 @@ final class FakeProvider: Provider {
         var versionAfterWrap: String?
         var calls: [Operation: Int] = [:]
         var unwrapped: [[UInt8]] = []
+        /// The deadline of the last unwrap.
+        var deadline: Deadline?
+        /// The thread of the last unwrap.
+        var thread: pthread_t?
     }
 
     let name = "fake"
@@ -45,6 +50,7 @@ final class FakeProvider: Provider {
             $0.knownVersions.insert(version)
         }
     }
+    var seen: Behaviour { behaviour.withLock { $0 } }
     func count(_ operation: Operation) -> Int { behaviour.withLock { $0.calls[operation] ?? 0 } }
 
     private func enter(_ operation: Operation) async throws(RemoteKMSError) -> Behaviour {
@@ -77,7 +83,11 @@ final class FakeProvider: Provider {
         _ wrapped: [UInt8], context: WrapContext, deadline: Deadline
     ) async throws(RemoteKMSError) -> SecretBytes {
         let now = try await enter(.unwrap)
-        set { $0.unwrapped.append(wrapped) }
+        set {
+            $0.unwrapped.append(wrapped)
+            $0.deadline = deadline
+            $0.thread = pthread_self()
+        }
         guard let version = Self.field(in: wrapped, at: 0),
             let keyID = Self.field(in: wrapped, at: 1 + version.utf8.count), keyID == context.keyID
         else { throw RemoteKMSError(.invalidCiphertext, "not wrapped here, or for another key_id") }

@@ -1,4 +1,5 @@
 import EnvelopeCrypto
+import Glibc
 import KMSWire
 import RemoteKMS
 import Testing
@@ -178,6 +179,20 @@ struct KeyServiceTests {
         #expect(provider.count(.unwrap) == before + 1)
     }
 
+    @MainActor
+    @Test("a local KEK that is not in memory is unwrapped off the caller's executor, with all of its time")
+    func elsewhere() async throws {
+        let provider = FakeProvider()
+        let plugin = await Plugin.started(provider)
+        let foreign = DecryptRequest(try await Plugin.started(FakeProvider()).encrypt(random(32)))
+        let deadline = Deadline.after(.seconds(60))
+        let own = pthread_self()
+        _ = try await plugin.service.perform(.decrypt(foreign), deadline: deadline)
+        #expect(pthread_self() == own)
+        #expect(provider.seen.thread != nil && provider.seen.thread != own)
+        #expect(provider.seen.deadline == deadline)
+    }
+
     @Test("while the backend is down, what is known opens and what is not is refused with its class")
     func backendDown() async throws {
         let provider = FakeProvider()
@@ -311,6 +326,21 @@ struct StartingTests {
         #expect(
             await failure { () throws(KMSFailure) in _ = try await plugin.encrypt(random(32), by: over) }?
                 .code == .unavailable)
+    }
+
+    @Test(
+        "waiting for several keys that are not known yet ends together, by one clock",
+        .timeLimit(.minutes(1)))
+    func oneClock() async throws {
+        let written = try await Plugin.started(FakeProvider(identity: "other")).encrypt(random(32))
+        let keys = ["1", "2", "3"].map {
+            KeySettings(name: "key-\($0)", provider: FakeProvider(identity: $0), suite: .aes256GCM)
+        }
+        let plugin = Plugin(KeyRingSettings(keys: keys))
+        async let refusal = failure { () throws(KMSFailure) in _ = try await plugin.decrypt(written) }
+        await plugin.clock.untilSleeping()
+        plugin.clock.advance(by: .seconds(61))
+        #expect(await refusal?.code == .unavailable)
     }
 
     @Test(

@@ -29,7 +29,7 @@ struct RotationObserverTests {
             let step = observer.observed(
                 version(name), keyID: "id-\(name)", at: .seconds(30 * index), past: past)
             guard case .activate(let description, let keyID) = step else { continue }
-            observer.activated(description)
+            observer.activated(keyID)
             past.keyIDs.append(keyID)
             activated.append(description.version)
         }
@@ -231,6 +231,44 @@ struct RotationTests {
         let third = try await raised.status().keyID
         #expect(![first.keyID, second].contains(third))
         #expect(try await raised.decrypt(first).count == 32)
+    }
+
+    @Test("a version that came while the daemon was down settles first, if the former one still opens")
+    func settlesAtStart() async throws {
+        let folder = Folder()
+        let provider = FakeProvider()
+        let first = try await Plugin.started(provider, state: folder.path).status().keyID
+        provider.rotate(to: "2")
+        let restarted = await Plugin.started(provider, state: folder.path)
+        #expect(try await restarted.status().keyID == first)
+        #expect(provider.count(.wrap) == 1)
+        await restarted.observe(after: .seconds(60))
+        #expect(try await restarted.status().keyID == first)
+        await restarted.observe(after: .seconds(30))
+        let second = try await restarted.status().keyID
+        #expect(second != first)
+
+        provider.set {
+            $0.version = "3"
+            $0.knownVersions = ["3"]
+        }
+        let again = await Plugin.started(provider, state: folder.path)
+        #expect(![first, second].contains(try await again.status().keyID))
+    }
+
+    @Test("while it is not known whether the former version still opens, none is announced")
+    func startsLater() async throws {
+        let folder = Folder()
+        let provider = FakeProvider()
+        let first = try await Plugin.started(provider, state: folder.path).status().keyID
+        provider.rotate(to: "2")
+        provider.fail(.unwrap, .unavailable)
+        let restarted = await Plugin.started(provider, state: folder.path)
+        #expect(
+            await failure { () throws(KMSFailure) in _ = try await restarted.status() }?.code == .unavailable)
+        provider.fail(.unwrap, nil)
+        await restarted.observe(after: .seconds(1))
+        #expect(try await restarted.status().keyID == first)
     }
 
     @Test("switching the write key and switching back is a key_id that comes back, and refused")
@@ -478,6 +516,24 @@ struct SeveralKeysTests {
         }
     }
 
+    @Test("the key that wrote a ciphertext reads it, though another one accepts its identity or key_id")
+    func owner() async throws {
+        let provider = FakeProvider(identity: "former")
+        let written = try await Plugin.started(provider).encrypt(random(32))
+        let other = FakeProvider(identity: "new")
+        let keys = [
+            KeySettings(
+                name: "new", provider: other, suite: .aes256GCM,
+                acceptIdentities: [try KeyID(parsing: written.keyID).keyPart], adoptKeyIDs: [written.keyID]),
+            KeySettings(name: "former", provider: provider, suite: .aes256GCM),
+        ]
+        let plugin = Plugin(KeyRingSettings(keys: keys))
+        await plugin.observe()
+        let calls = (other.count(.unwrap), provider.count(.unwrap))
+        #expect(try await plugin.decrypt(written).count == 32)
+        #expect((other.count(.unwrap), provider.count(.unwrap)) == (calls.0, calls.1 + 1))
+    }
+
     @Test("a cluster's ciphertexts do not open in another cluster, even where its key is accepted")
     func otherCluster() async throws {
         let one = Plugin(FakeProvider(), context: "one")
@@ -569,9 +625,16 @@ struct LocalReplicaTests {
         #expect(try await plugin.status().keyID == second.keyID)
         #expect(try await plugin.decrypt(second).count == 32)
         let restarted = await Plugin.started(LocalProvider(path: path), state: folder.path)
-        #expect(
-            await failure { () throws(KMSFailure) in _ = try await restarted.status() }?.message.contains(
-                "raise epoch") == true)
+        let older = await failure { () throws(KMSFailure) in _ = try await restarted.status() }
+        #expect(older?.message.contains("put the newer key file back") == true)
+        #expect(older?.message.contains("raise epoch") == false)
+
+        try LocalKeyFile.create(at: "\(folder.path)/other", suite: .aes256GCM)
+        let other = await Plugin.started(LocalProvider(path: "\(folder.path)/other"))
+        let foreign = await failure { () throws(KMSFailure) in _ = try await other.decrypt(second) }
+        #expect(foreign?.code == .invalidArgument)
+        #expect(foreign?.message.contains("add the former key file as a further key") == true)
+        #expect(foreign?.message.contains("accept_identities") == false)
 
         let none = await Plugin.started(LocalProvider(path: "\(folder.path)/none"))
         let refusal = await failure { () throws(KMSFailure) in _ = try await none.status() }

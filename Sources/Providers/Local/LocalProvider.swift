@@ -15,6 +15,8 @@ private import Synchronization
 public final class LocalProvider: Provider {
     /// `local`.
     public let name = "local"
+    /// In a file.
+    public let storage = KeyStorage.file
 
     private struct Loaded {
         var keys: LocalKeys

@@ -119,7 +119,10 @@ let v1APIVersion = "v1beta1"
 extension String {
     /// Nothing that could break, forge or hide part of a log line.
     fileprivate var isPrintable: Bool {
-        if utf8.allSatisfy({ (0x20...0x7e).contains($0) }) { return true }
+        let bytes = utf8.span
+        var isASCII = true
+        for index in bytes.indices where bytes[index] &- 0x20 > 0x5e { isASCII = false }
+        if isASCII { return true }
         return unicodeScalars.allSatisfy { scalar in
             switch scalar.properties.generalCategory {
             case .control, .format, .lineSeparator, .paragraphSeparator, .surrogate: false

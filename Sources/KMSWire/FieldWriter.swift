@@ -48,7 +48,10 @@ struct FieldWriter {
 
     private mutating func writeAlways(_ number: Int, _ value: String, to target: inout MutableRawSpan) {
         head(number, value.utf8.count, to: &target)
-        for unit in value.utf8 { put(unit, to: &target) }
+        // Bytes have no padding. In one piece: byte by byte costs more than all the rest of a Status reply.
+        let text = value.utf8.span
+        copy(unsafe text.bytes, to: &target, at: offset)
+        offset += text.count
     }
 
     private mutating func head(_ number: Int, _ count: Int, to target: inout MutableRawSpan) {

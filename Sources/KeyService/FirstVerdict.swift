@@ -39,7 +39,7 @@ final class FirstVerdict: Sendable {
     }
 
     /// Waits until the verdict is there or the task is cancelled.
-    private func wait() async {
+    func wait() async {
         let ticket = state.withLock { state in
             state.next += 1
             return state.next

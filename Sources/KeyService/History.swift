@@ -1,6 +1,7 @@
 // What the plugin remembers over restarts: public data, best effort. Losing it costs a few calls and one safety net
 // (a reused key_id is not noticed); it never stops the daemon.
 
+private import EnvelopeCrypto
 internal import FoundationEssentials
 private import Glibc
 private import Synchronization
@@ -22,6 +23,9 @@ struct RememberedKEK: Sendable, Equatable, Codable {
         case wrapped
         case madeAt = "made_at"
     }
+
+    /// At most so many bytes of the file.
+    var writtenBytes: Int { (wrapped.count + 2) / 3 * 4 + keyID.utf8.count + 128 }
 }
 
 /// The contents of `keyring.json`.
@@ -36,6 +40,10 @@ struct History: Sendable, Equatable, Codable {
     var localKEKs: [RememberedKEK] = []
 
     static let maximumLocalKEKs = 4_096
+    /// Bytes of the file that local KEKs may take; with the key_ids that is less than is accepted at reading.
+    static let maximumLocalKEKBytes = 8 * 1024 * 1024
+    /// A new one every day for a century and a half.
+    static let maximumKeyIDs = 65_536
 
     enum CodingKeys: String, CodingKey {
         case format
@@ -47,6 +55,7 @@ struct History: Sendable, Equatable, Codable {
     /// The key_id is announced now.
     mutating func activated(_ keyID: String) {
         if activeKeyIDs.last != keyID { activeKeyIDs.append(keyID) }
+        activeKeyIDs.removeFirst(max(0, activeKeyIDs.count - Self.maximumKeyIDs))
     }
 
     /// A version was taken.
@@ -56,90 +65,210 @@ struct History: Sendable, Equatable, Codable {
     }
 
     /// Remembers a wrapped local KEK; at the limit the oldest that is not ours goes first, then the oldest.
-    mutating func remember(_ kek: RememberedKEK) {
+    ///
+    /// Returns what was forgotten.
+    @discardableResult
+    mutating func remember(_ kek: RememberedKEK) -> [RememberedKEK] {
         if let known = localKEKs.firstIndex(where: { $0.wrapped == kek.wrapped }) {
             if localKEKs[known].madeAt == nil { localKEKs[known].madeAt = kek.madeAt }
-            return
+            return []
         }
-        localKEKs.append(kek)
-        if localKEKs.count > Self.maximumLocalKEKs {
-            localKEKs.remove(at: localKEKs.firstIndex { $0.madeAt == nil } ?? 0)
+        return remember(new: [kek])
+    }
+
+    /// Remembers wrapped local KEKs that are not among the remembered ones; returns what was forgotten.
+    @discardableResult
+    mutating func remember(new keks: [RememberedKEK]) -> [RememberedKEK] {
+        localKEKs += keks
+        var count = localKEKs.count
+        var bytes = localKEKs.reduce(0) { $0 + $1.writtenBytes }
+        var gone: Set<Int> = []
+        // Those of others first, then ours; the newest stays in any case.
+        for isOurs in [false, true] {
+            for (index, kek) in localKEKs.enumerated().dropLast() where (kek.madeAt != nil) == isOurs {
+                guard count > Self.maximumLocalKEKs || bytes > Self.maximumLocalKEKBytes else { break }
+                gone.insert(index)
+                count -= 1
+                bytes -= kek.writtenBytes
+            }
         }
+        guard !gone.isEmpty else { return [] }
+        defer { localKEKs = localKEKs.enumerated().filter { !gone.contains($0.offset) }.map(\.element) }
+        return gone.map { localKEKs[$0] }
+    }
+
+    /// Adds what happened later.
+    mutating func append(_ later: History) {
+        for keyID in later.activeKeyIDs { activated(keyID) }
+        highestVersions.merge(later.highestVersions, uniquingKeysWith: max)
+        for kek in later.localKEKs { remember(kek) }
     }
 }
 
 /// `keyring.json` in the state directory, or memory only where there is none.
+///
+/// A file that is there and cannot be read is never overwritten: the history stays in memory until it can be read.
 final class HistoryFile: Sendable {
     private struct State {
-        var history: History
-        var isSaved: Bool
-        var isWriting = false
+        var history = History()
+        /// Digests of all remembered local KEKs.
+        var known: Set<[UInt8]> = []
+        /// Local KEKs met by requests, not yet in the history.
+        var met: [RememberedKEK] = []
+        var isSaved = true
+        /// Whether the file was read, or there was none: only then may it be replaced.
+        var isRead = true
+        var lastWarning: String?
+
+        /// Takes what requests met into the history.
+        mutating func fold() {
+            guard !met.isEmpty else { return }
+            forget(history.remember(new: met))
+            met = []
+        }
+
+        mutating func remember(_ kek: RememberedKEK) {
+            fold()
+            if let digest = digest(of: kek) { known.insert(digest) }
+            forget(history.remember(kek))
+        }
+
+        mutating func forget(_ keks: [RememberedKEK]) {
+            for kek in keks { if let digest = digest(of: kek) { known.remove(digest) } }
+        }
     }
 
     private let path: String?
     private let state: Mutex<State>
+    /// Held while the file is written: whoever saves next waits, and finds its change written or writes it.
+    private let writing = Mutex(())
 
     static let maximumBytes = 16 * 1024 * 1024
+    /// How many local KEKs requests may add between two saves.
+    private static let maximumMet = History.maximumLocalKEKs
 
     /// Reads the file; a missing one is an empty history, a damaged one is put aside with a warning for the log.
     init(directory: String?) {
         path = directory.map { "\($0)/keyring.json" }
-        let (history, warning) = path.map(Self.read) ?? (History(), nil)
-        state = Mutex(State(history: history, isSaved: true))
-        self.warning = warning
+        var first = State()
+        switch path.map(Self.read) {
+        case nil: warning = nil
+        case .read(let history, let warning):
+            first.history = history
+            first.known = Set(history.localKEKs.compactMap(digest))
+            self.warning = warning
+        case .unreadable(let cause):
+            first.isRead = false
+            warning = cause
+            first.lastWarning = cause
+        }
+        state = Mutex(first)
     }
 
     /// What was wrong with the file at start; nil if nothing was.
     let warning: String?
 
-    var history: History { state.withLock { $0.history } }
-
-    /// Changes the history in memory; `save` writes it.
-    func change(_ body: (inout History) -> Void) {
+    var history: History {
         state.withLock { state in
-            let before = state.history
-            body(&state.history)
-            if state.history != before { state.isSaved = false }
+            state.fold()
+            return state.history
         }
     }
 
-    /// Writes the file if the history changed since the last writing; returns what went wrong, or nil.
+    /// A key_id is announced, with this local KEK; `save` writes it.
+    func activated(_ keyID: String, with kek: RememberedKEK) {
+        state.withLock { state in
+            state.history.activated(keyID)
+            state.remember(kek)
+            state.isSaved = false
+        }
+    }
+
+    /// A version was taken.
+    func saw(version: String, of keyPart: String) {
+        state.withLock { state in
+            state.history.saw(version: version, of: keyPart)
+            state.isSaved = false
+        }
+    }
+
+    /// A request brought a local KEK that opened; costs one digest and one look-up.
+    func met(_ kek: RememberedKEK) {
+        guard let digest = digest(of: kek) else { return }
+        state.withLock { state in
+            guard state.met.count < Self.maximumMet, state.known.insert(digest).inserted else { return }
+            state.met.append(kek)
+            state.isSaved = false
+        }
+    }
+
+    /// Writes the file if the history changed since the last writing; returns what went wrong and was not returned
+    /// before, or nil.
     ///
-    /// Blocks for a few system calls; the old or the new file is there at any time.
+    /// When it returns, every change made before the call is on disk, or cannot be. Blocks for a few system calls; the
+    /// old or the new file is there at any time.
     func save() -> String? {
         guard let path else { return nil }
+        let warning = writing.withLock { _ in saveAlone(path) }
+        return state.withLock { state in
+            defer { state.lastWarning = warning }
+            return warning == state.lastWarning ? nil : warning
+        }
+    }
+
+    /// Call it with `writing` held.
+    private func saveAlone(_ path: String) -> String? {
+        if !state.withLock({ $0.isRead }) {
+            switch Self.read(path) {
+            case .unreadable(let cause): return cause
+            case .read(let earlier, _):
+                state.withLock { state in
+                    state.fold()
+                    var whole = earlier
+                    whole.append(state.history)
+                    state.history = whole
+                    state.known = Set(whole.localKEKs.compactMap(digest))
+                    state.isRead = true
+                    state.isSaved = false
+                }
+            }
+        }
         let unsaved = state.withLock { state -> History? in
-            // One writer at a time: they share the temporary file. What it misses, the next save writes.
-            guard !state.isSaved, !state.isWriting else { return nil }
+            guard !state.isSaved else { return nil }
+            state.fold()
             state.isSaved = true
-            state.isWriting = true
             return state.history
         }
-        guard let unsaved else { return nil }
-        let failure = Self.write(unsaved, to: path)
-        state.withLock { state in
-            state.isWriting = false
-            if failure != nil { state.isSaved = false }
-        }
-        guard let failure else { return nil }
+        guard let unsaved, let failure = Self.write(unsaved, to: path) else { return nil }
+        state.withLock { $0.isSaved = false }
         return "\(path) cannot be written: \(failure): make room and let uid \(geteuid()) write there"
     }
 
-    private static func read(_ path: String) -> (History, String?) {
+    private enum Reading {
+        case read(History, warning: String?)
+        case unreadable(String)
+    }
+
+    private static func read(_ path: String) -> Reading {
         let again =
             "starting with an empty history: restarts may cost one more wrapped key, and a key_id that comes back is not noticed"
         let data: Data
         switch bytes(of: path) {
         case .success(let bytes): data = bytes
-        case .failure(.missing): return (History(), nil)  // as at every first start
-        case .failure(.unreadable(let cause)): return (History(), "\(path) \(cause), \(again)")
+        case .failure(.missing): return .read(History(), warning: nil)  // as at every first start
+        case .failure(.unreadable(let cause)):
+            return .unreadable(
+                "\(path) \(cause), \(again); it stays as it is, and the history in memory only, until uid \(geteuid()) can read it"
+            )
         }
         guard let history = try? JSONDecoder().decode(History.self, from: data), history.format == 1 else {
             let aside = "\(path).damaged"
             _ = unsafe rename(path, aside)  // or it is overwritten by the next one: it is best effort
-            return (History(), "\(path) is damaged or of another format and now called \(aside), \(again)")
+            return .read(
+                History(),
+                warning: "\(path) is damaged or of another format and now called \(aside), \(again)")
         }
-        return (history, nil)
+        return .read(history, warning: nil)
     }
 
     private enum FileFailure: Error {
@@ -166,7 +295,11 @@ final class HistoryFile: Sendable {
     }
 
     private static func write(_ history: History, to path: String) -> String? {
-        guard let data = try? JSONEncoder().encode(history) else { return "the history has no JSON form" }
+        let encoder = JSONEncoder()
+        // An escaped slash would be two bytes of base64 for one.
+        encoder.outputFormatting = .withoutEscapingSlashes
+        guard let data = try? encoder.encode(history) else { return "the history has no JSON form" }
+        guard data.count <= maximumBytes else { return "the history has too many bytes (\(data.count))" }
         let temporary = "\(path).new"
         let flags = O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC
         var file = unsafe open(temporary, flags, 0o600)
@@ -196,8 +329,23 @@ final class HistoryFile: Sendable {
             unsafe unlink(temporary)
             return reason(failure)
         }
-        return nil
+        return syncDirectory(of: path)
+    }
+
+    /// Without this a power cut could bring the former file back.
+    private static func syncDirectory(of path: String) -> String? {
+        guard let slash = path.lastIndex(of: "/") else { return nil }
+        let directory = unsafe open(String(path[...slash]), O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard directory >= 0 else { return reason(errno) }
+        defer { close(directory) }
+        // Some network file systems cannot sync a directory; they have no such promise to give.
+        return fsync(directory) == 0 || errno == EINVAL ? nil : reason(errno)
     }
 
     private static func reason(_ number: Int32) -> String { unsafe String(cString: strerror(number)) }
+}
+
+/// What a wrapped local KEK is found by; nil where OpenSSL has no SHA-256, and so no key_id either.
+private func digest(of kek: RememberedKEK) -> [UInt8]? {
+    try? DigestAlgorithm.sha256.hash([UInt8](kek.wrapped).span)
 }

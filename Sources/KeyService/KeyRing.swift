@@ -55,6 +55,7 @@ public final class KeyRing: Sendable {
         let start = clock.now
         await withTaskGroup(of: Void.self) { group in
             for key in keys {
+                group.addTask { await key.prefetch(clock: clock, retryEvery: self.settings.observeEvery) }
                 group.addTask {
                     var retry = Self.firstRetry
                     while !Task.isCancelled {

@@ -14,7 +14,7 @@ final class OpenedLocalKEKs: Sendable {
     private let capacity: Int
     private let state = Mutex(State())
 
-    init(capacity: Int = 1_024) { self.capacity = capacity }
+    init(capacity: Int = 2 * History.maximumLocalKEKs) { self.capacity = capacity }
 
     subscript(digest: WrappedKeyDigest) -> LocalKEK? { state.withLock { $0.entries[digest] } }
 

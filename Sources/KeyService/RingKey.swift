@@ -143,7 +143,7 @@ final class RingKey: Sendable {
         let met = RememberedKEK(
             keyID: envelope.keyID.description, suite: envelope.suite.rawValue, wrapped: Data(wrapped),
             madeAt: nil)
-        history.change { $0.remember(met) }
+        history.met(met)
         return kek
     }
 
@@ -327,7 +327,7 @@ final class RingKey: Sendable {
     private func activate(_ seen: Sighting, at now: Moment) async throws(RemoteKMSError) {
         let active =
             if let adopted = try await adopted(seen.keyID) { adopted } else { try await made(seen, at: now) }
-        history.change { $0.saw(version: seen.description.version, of: seen.keyID.keyPart) }
+        history.saw(version: seen.description.version, of: seen.keyID.keyPart)
         swap(to: active, at: now)
     }
 
@@ -449,10 +449,7 @@ final class RingKey: Sendable {
             keyID: active.keyID.description, suite: settings.suite.rawValue, wrapped: Data(active.wrappedKey),
             madeAt: active.madeAt)
         // Written down first: an announced key_id that is not in the history could come back.
-        history.change { history in
-            history.activated(active.keyID.description)
-            history.remember(made)
-        }
+        history.activated(active.keyID.description, with: made)
         if let warning = history.save() {
             logger.warning("the key history is not written", metadata: [Names.LogKey.error: "\(warning)"])
         }
@@ -495,6 +492,67 @@ final class RingKey: Sendable {
             }
             state.withLock { $0.lastProof = now.epochSeconds }
             return
+        }
+    }
+
+    /// Opens the remembered local KEKs, newest first, so that after a restart a LIST of everything does not wait for
+    /// them one by one; ends when all were tried, or when cancelled.
+    ///
+    /// Eight at a time and 50 a second: the backend has others to serve.
+    func prefetch<C: Clock>(clock: C, retryEvery: Duration) async where C.Duration == Duration {
+        var rest = history.history.localKEKs
+        guard !rest.isEmpty else { return }
+        await firstVerdict.wait()
+        // Cancelled sleeps return at once, and the loops end.
+        while !mayPrefetch, !Task.isCancelled { try? await clock.sleep(for: retryEvery) }
+        rest = rest.filter { accepts($0.keyID) && !isOpened($0) }
+        while !rest.isEmpty, !Task.isCancelled {
+            let batch = rest.suffix(Self.prefetchBatch)
+            let isAnswered = await withTaskGroup(of: Bool.self) { group in
+                for kek in batch { group.addTask { await self.open(kek) } }
+                return await group.reduce(true) { $0 && $1 }
+            }
+            if isAnswered { rest.removeLast(batch.count) }
+            try? await clock.sleep(for: isAnswered ? Self.prefetchPause : retryEvery)
+        }
+    }
+
+    private static let prefetchBatch = 8
+    private static let prefetchPause = Duration.milliseconds(160)
+
+    /// Whether the backend has answered well enough for this key's work to be done, which comes first.
+    private var mayPrefetch: Bool {
+        state.withLock { $0.observedID != nil && (!encrypts || $0.active != nil) }
+    }
+
+    private func digest(of kek: RememberedKEK) -> WrappedKeyDigest? {
+        guard let keyID = try? KeyID(parsing: kek.keyID) else { return nil }
+        return try? WrappedKeyDigest(
+            keyPart: keyID.keyPart, wrappedKey: [UInt8](kek.wrapped), clusterContext: clusterContext)
+    }
+
+    private func isOpened(_ kek: RememberedKEK) -> Bool {
+        digest(of: kek).map { opened[$0] != nil } ?? true
+    }
+
+    /// Opens one remembered local KEK; false if the backend does not serve us now.
+    private func open(_ kek: RememberedKEK) async -> Bool {
+        guard let keyID = try? KeyID(parsing: kek.keyID), let suite = Suite(rawValue: kek.suite),
+            let digest = digest(of: kek)
+        else { return true }
+        do throws(RemoteKMSError) {
+            let key = try await unwrap(
+                [UInt8](kek.wrapped), keyID: keyID, suite: suite, deadline: .after(Self.callLimit))
+            opened.keep(key, as: digest)
+            return true
+        } catch {
+            switch error.code {
+            case .deadlineExceeded, .unavailable, .throttled, .malformedReply, .unauthenticated,
+                .permissionDenied:
+                return false
+            // Of these bytes or this version: the others may open.
+            case .keyNotFound, .keyDisabled, .invalidCiphertext, .misconfigured: return true
+            }
         }
     }
 

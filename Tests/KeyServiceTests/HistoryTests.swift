@@ -137,4 +137,93 @@ struct HistoryTests {
         #expect(history == before)
     }
 
+    @Test("whatever was remembered, the file is smaller than what is accepted at reading, and ours are kept")
+    func bytes() throws {
+        var history = History()
+        func kek(_ number: Int, madeAt: Int64?) -> RememberedKEK {
+            RememberedKEK(
+                keyID: "id", suite: 1, wrapped: Data("\(number)".utf8) + Data(repeating: 0xff, count: 32_000),
+                madeAt: madeAt)
+        }
+        let ours = kek(-1, madeAt: 1)
+        history.remember(new: [ours] + (0..<1_000).map { kek($0, madeAt: nil) })
+        for number in 0..<History.maximumKeyIDs + 1 { history.activated("\(number)") }
+        #expect(history.activeKeyIDs.count == History.maximumKeyIDs)
+        #expect(history.localKEKs.first == ours)
+        #expect(history.localKEKs.last == kek(999, madeAt: nil))
+        let file = HistoryFile(directory: folder.path)
+        file.activated("id", with: ours)
+        for kek in history.localKEKs { file.met(kek) }
+        #expect(file.save() == nil)
+        let read = HistoryFile(directory: folder.path)
+        #expect(read.warning == nil)
+        #expect(read.history.localKEKs.count == history.localKEKs.count)
+    }
+
+    @Test("a history that cannot be read is never overwritten; once it can be, both are kept")
+    func unreadable() async throws {
+        let provider = FakeProvider()
+        let first = try await Plugin.started(provider, state: folder.path).status().keyID
+        let good = folder.text(of: "keyring.json")
+        folder.write(String(repeating: "x", count: HistoryFile.maximumBytes + 1), to: "keyring.json")
+        #expect(HistoryFile(directory: folder.path).warning?.contains("is too large") == true)
+        provider.rotate(to: "2")
+        let plugin = await Plugin.started(provider, state: folder.path)
+        let second = try await plugin.status().keyID
+        await plugin.observe(after: .seconds(30))
+        #expect(folder.text(of: "keyring.json").hasPrefix("xxx"))
+        #expect(HistoryFile(directory: folder.path).warning?.contains("is too large") == true)
+        folder.write(good, to: "keyring.json")
+        await plugin.observe(after: .seconds(30))
+        let history = HistoryFile(directory: folder.path).history
+        #expect(history.activeKeyIDs == [first, second])
+        #expect(history.localKEKs.map(\.keyID) == [first, second])
+    }
+
+    @Test("whoever saves finds its own change in the file, whoever else saves meanwhile")
+    func concurrentSaves() async {
+        let file = HistoryFile(directory: folder.path)
+        await withTaskGroup(of: Void.self) { group in
+            for task in 0..<4 {
+                group.addTask {
+                    for turn in 0..<25 {
+                        let name = "key-\(task)-\(turn)"
+                        file.activated(
+                            name,
+                            with: RememberedKEK(keyID: name, suite: 1, wrapped: Data(name.utf8), madeAt: 1))
+                        #expect(file.save() == nil)
+                        #expect(HistoryFile(directory: self.folder.path).history.activeKeyIDs.contains(name))
+                    }
+                }
+            }
+        }
+    }
+
+    @Test(
+        "after a start the remembered local KEKs are opened, 8 at a time and 50 a second",
+        .timeLimit(.minutes(1)))
+    func prefetch() async throws {
+        let provider = FakeProvider()
+        let plugin = await Plugin.started(provider, state: folder.path)
+        var written: [EncryptReply] = []
+        for _ in 0..<20 {
+            written.append(try await Plugin.started(FakeProvider()).encrypt(random(32)))
+            #expect(try await plugin.decrypt(written[written.count - 1]).count == 32)
+        }
+        await plugin.observe(after: .seconds(30))
+
+        let restarted = Plugin(provider, state: folder.path)
+        let before = provider.count(.unwrap)
+        let watch = Task { await restarted.ring.run(clock: restarted.clock) }
+        for opened in [8, 16, 20] {
+            await restarted.clock.untilSleeping(2)
+            #expect(provider.count(.unwrap) == before + 1 + opened)
+            #expect(restarted.clock.untilNextWake == .milliseconds(160))
+            restarted.clock.advance(by: .milliseconds(160))
+        }
+        for reply in written { #expect(try await restarted.decrypt(reply).count == 32) }
+        #expect(provider.count(.unwrap) == before + 21)
+        watch.cancel()
+        await watch.value
+    }
 }

@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 
+import grpc
 import pytest
 
 import contract
@@ -315,5 +316,6 @@ def test_decrypting_what_a_lost_key_wrote_is_an_error_with_a_reason(start, folde
     KeyFile(key_file.path).init()
     one.start()
     with one.kms() as kms:
-        _, details = refusal(kms.open, sealed)
-        assert details
+        code, details = refusal(kms.open, sealed)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "add the former key file as a further key" in details, details

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <grp.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <pthread.h>
 #include <pwd.h>
@@ -46,6 +47,11 @@ int ksw_dup_cloexec(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 0); }
 int ksw_unread_bytes(int fd) {
     int count = 0;
     return ioctl(fd, FIONREAD, &count) == 0 ? count : -1;
+}
+
+int ksw_unsent_bytes(int fd) {
+    int count = 0;
+    return ioctl(fd, SIOCOUTQ, &count) == 0 ? count : -1;
 }
 
 int ksw_unix_socket(void) { return socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0); }
@@ -167,6 +173,7 @@ int ksw_group_id(const char *name, gid_t *gid) {
 
 const uint32_t ksw_poll_readable = EPOLLIN;
 const uint32_t ksw_poll_arrivals = EPOLLIN | EPOLLRDHUP | EPOLLET;
+const uint32_t ksw_poll_data = EPOLLIN | EPOLLET;
 const uint32_t ksw_poll_ended = EPOLLHUP | EPOLLERR | EPOLLRDHUP;
 
 int ksw_poll_new(void) { return epoll_create1(EPOLL_CLOEXEC); }
@@ -174,6 +181,11 @@ int ksw_poll_new(void) { return epoll_create1(EPOLL_CLOEXEC); }
 int ksw_poll_add(int poll, int fd, uint32_t events, uint64_t tag) {
     struct epoll_event event = {.events = events, .data.u64 = tag};
     return epoll_ctl(poll, EPOLL_CTL_ADD, fd, &event);
+}
+
+int ksw_poll_change(int poll, int fd, uint32_t events, uint64_t tag) {
+    struct epoll_event event = {.events = events, .data.u64 = tag};
+    return epoll_ctl(poll, EPOLL_CTL_MOD, fd, &event);
 }
 
 int ksw_poll_remove(int poll, int fd) {

@@ -23,7 +23,25 @@ final class PollThread: SerialExecutor, @unchecked Sendable {
         let hasEnded: Bool
     }
 
-    enum Interest { case readable, arrivals, endOnly }
+    enum Interest {
+        /// Bytes or connections wait to be taken.
+        case readable
+        /// New bytes came, or the peer will send no more.
+        case arrivals
+        /// New bytes came.
+        case data
+        /// The connection is over, which the other kinds report too.
+        case endOnly
+
+        fileprivate var events: UInt32 {
+            switch self {
+            case .readable: ksw_poll_readable
+            case .arrivals: ksw_poll_arrivals
+            case .data: ksw_poll_data
+            case .endOnly: 0
+            }
+        }
+    }
 
     private enum Phase { case running, stopping, ended }
     private enum NextStep { case nothing, wake, runHere }
@@ -97,13 +115,12 @@ final class PollThread: SerialExecutor, @unchecked Sendable {
 
     /// Starts watching; false with `errno` if the kernel refuses.
     func watch(_ descriptor: Int32, _ interest: Interest, tag: UInt64) -> Bool {
-        let events: UInt32 =
-            switch interest {
-            case .readable: ksw_poll_readable
-            case .arrivals: ksw_poll_arrivals
-            case .endOnly: 0
-            }
-        return ksw_poll_add(poll.number, descriptor, events, tag) == 0
+        ksw_poll_add(poll.number, descriptor, interest.events, tag) == 0
+    }
+
+    /// Changes what a watched descriptor is watched for; what has become true already is reported too.
+    func rewatch(_ descriptor: Int32, _ interest: Interest, tag: UInt64) {
+        _ = ksw_poll_change(poll.number, descriptor, interest.events, tag)
     }
 
     /// Stops watching.

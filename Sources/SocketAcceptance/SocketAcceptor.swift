@@ -9,11 +9,11 @@ public import Logging
 public actor SocketAcceptor {
     /// Limits.
     public struct Settings: Sendable {
-        /// Connections served at a time.
+        /// Connections served at a time; one more takes the place of an idle one, or is refused.
         public var maxConnections: Int
         /// Connections waiting for their preface at a time; one more drops the oldest.
         public var maxPending: Int
-        /// How long a connection may take to send its preface.
+        /// How long a connection may take to send its preface, which includes the header of its SETTINGS.
         public var handshakeTimeout: Duration
         /// How often the engine is asked for a sign of life while there are connections.
         public var tick: Duration
@@ -59,11 +59,13 @@ public actor SocketAcceptor {
         var isWatched = false
     }
 
-    /// Handed over; we own a copy of the descriptor, to see the end.
+    /// Handed over; we own a copy of the descriptor, to see the end and whether the peer still speaks.
     private struct Served {
         let copy: Int32
         let peer: PeerCredentials
         var isCut = false
+        /// Arrivals are not reported until the next tick, so that a busy peer wakes this thread once per tick.
+        var isUnheard = false
     }
 
     /// The executor, which the runtime does not keep alive.
@@ -185,6 +187,9 @@ public actor SocketAcceptor {
         return counts
     }
 
+    /// Served connections that have sent more than their greeting, for tests.
+    var speaking: Int { served.keys.count { admission.hasSpoken($0) } }
+
     // MARK: Events
 
     /// Acts on what is due by the clock; the thread does so by itself, unless the clock is a test's.
@@ -207,7 +212,9 @@ public actor SocketAcceptor {
 
     fileprivate func act(on events: [PollThread.Event]) {
         // The dead first: their places may be what the others wait for.
-        for event in events where served[event.tag] != nil { ended(event.tag) }
+        for event in events where served[event.tag] != nil {
+            if event.hasEnded { ended(event.tag) } else { heard(event.tag) }
+        }
         for event in events where pending[event.tag] != nil { judge(event.tag, hasEnded: event.hasEnded) }
         for event in events { if let listener = listeners[event.tag] { acceptAll(from: listener, event) } }
         actOnTime()
@@ -257,7 +264,7 @@ public actor SocketAcceptor {
 
     private func judge(_ id: ID, hasEnded: Bool) {
         guard let connection = pending[id] else { return }
-        var bytes = [UInt8](repeating: 0, count: Preface.bytes.count)
+        var bytes = [UInt8](repeating: 0, count: Preface.length)
         let count = unsafe bytes.withUnsafeMutableBytes {
             unsafe recv(connection.descriptor, $0.baseAddress, $0.count, Int32(MSG_PEEK))
         }
@@ -277,13 +284,17 @@ public actor SocketAcceptor {
         guard let connection = pending[id] else { return }
         if admission.isFull { sweep() }
         let copy = ksw_dup_cloexec(connection.descriptor)
-        guard copy >= 0, thread.watch(copy, .endOnly, tag: id) else {
+        guard copy >= 0, thread.watch(copy, .data, tag: id) else {
             // It stays among the waiting ones, and is judged again when the pause is over.
             let number = errno
             if copy >= 0 { Glibc.close(copy) }
             return pauseAccepting(number)
         }
-        guard admission.prefaceComplete(id) == .handOver else {
+        let holder = Admission.Holder(connection.peer)
+        switch admission.prefaceComplete(id, of: holder, at: elapsed()) {
+        case .handOver: break
+        case .handOverInsteadOf(let idle): giveUp(idle)
+        case .refuse:
             forget(copy)
             return refuse(id, .limit)
         }
@@ -295,6 +306,11 @@ public actor SocketAcceptor {
         observer?.connectionAccepted()
         observer?.connectionsChanged(to: served.count)
         logger.debug("accepted a connection", metadata: Self.metadata(connection.peer))
+        if admission.isNewCrowd(holder) {
+            logger.warning(
+                "one process holds more than half of socket.max_connections; find out why it opens so many",
+                metadata: Self.metadata(connection.peer))
+        }
         handOver(AcceptedConnection(adopting: connection.descriptor, peer: connection.peer))
     }
 
@@ -317,6 +333,24 @@ public actor SocketAcceptor {
         }
         observer?.connectionsChanged(to: served.count)
         resumeAccepting()
+    }
+
+    /// Something arrived from a served connection.
+    private func heard(_ id: ID) {
+        guard let connection = served[id], !connection.isUnheard else { return }
+        admission.heard(id, at: elapsed())
+        // Every arrival counts until it has proved that it uses its place; from then on one per tick is enough.
+        guard admission.hasSpoken(id) else { return }
+        served[id]?.isUnheard = true
+        thread.rewatch(connection.copy, .endOnly, tag: id)
+    }
+
+    /// Cuts a served connection that does not use its place, which a newcomer gets.
+    private func giveUp(_ id: ID) {
+        guard let connection = served[id] else { return }
+        shutdown(connection.copy, Int32(SHUT_RDWR))
+        note(.limit, connection.peer)
+        ended(id)
     }
 
     private func forget(_ copy: Int32) {
@@ -354,7 +388,7 @@ public actor SocketAcceptor {
             guard !isLimitLogged else { return }
             isLimitLogged = true
             logger.warning(
-                "refusing connections: too many; raise socket.max_connections or find out who opens them",
+                "too many connections, idle ones give way; raise socket.max_connections or find out who opens them",
                 metadata: Self.metadata(peer))
         case .uid, .handshakeTimeout, .notHTTP2:
             let decision = refusals.refused(reason, uid: peer.uid)
@@ -426,6 +460,10 @@ public actor SocketAcceptor {
 
     private func tick(at now: Duration, elapsed: Duration) {
         lastTick = now
+        for (id, connection) in served where connection.isUnheard {
+            served[id]?.isUnheard = false
+            thread.rewatch(connection.copy, .data, tag: id)
+        }
         let action = guardian.tick(answered: engine.answeredProbes, elapsed: elapsed)
         if !guardian.isStalled { isStallLogged = false }
         switch action {

@@ -207,11 +207,23 @@ def test_messages_of_4_mib_are_refused_without_keeping_them(shared):
                         pass
 
 
-def test_a_thousand_connections_take_no_place_from_a_good_one(start):
+#: What each of a thousand connections sends before it falls silent.
+CROWDS = {
+    "never says a word": b"",
+    "sends the fixed bytes only": PREFACE,
+    "sends a preface": HELLO,
+    "sends a preface and acknowledges SETTINGS": HELLO + frame(SETTINGS, ACK),
+}
+
+
+@pytest.mark.parametrize("greeting", CROWDS.values(), ids=CROWDS.keys())
+def test_a_newcomer_gets_in_while_a_thousand_silent_connections_are_held(start, greeting):
+    """The API server connects after the crowd, which stays; the one that was there before keeps its place too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 2048:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     one = start()
+    limit = 128
     with witnessed(one):
         peers = []
         try:
@@ -219,14 +231,21 @@ def test_a_thousand_connections_take_no_place_from_a_good_one(start):
                 peer = h2wire.connect(one.socket_path)
                 peers.append(peer)
                 with contextlib.suppress(OSError):
-                    peer.sendall(HELLO)
-            limit = 128
+                    peer.sendall(greeting)
             eventually(lambda: one.metric("kmsward_connections_refused_total", reason="limit") > 0, "the limit acts")
+            if greeting.startswith(HELLO):
+                eventually(lambda: one.metric("kmsward_connections") == limit, "the crowd has all places")
+            for _ in range(5):
+                # A call with the API server's deadline, on a new connection.
+                with one.kms(timeout=3.0) as late:
+                    contract.round_trip(late)
             assert one.metric("kmsward_connections") <= limit
         finally:
             for peer in peers:
                 peer.close()
     eventually(lambda: one.metric("kmsward_connections") <= 1, "their places are free again")
+    crowded = one.log().count("more than half of socket.max_connections")
+    assert crowded == (1 if greeting.startswith(HELLO) else 0), one.log()
 
 
 def test_slow_readers_block_nobody_and_are_bounded(shared):

@@ -2,10 +2,25 @@ import Testing
 
 @testable import SocketAcceptance
 
+extension Admission {
+    /// A connection that came and was handed over, or what happened instead.
+    @discardableResult
+    fileprivate mutating func connect(
+        _ id: ID, pid: Int32 = 7, at now: Duration = .zero, speaking: Bool = false
+    ) -> OnPreface {
+        _ = arrived(id, at: now)
+        let decision = prefaceComplete(id, of: Holder(PeerCredentials(pid: pid, uid: 0, gid: 0)), at: now)
+        if speaking { for _ in 0...Self.greetingArrivals { heard(id, at: now) } }
+        return decision
+    }
+}
+
 struct AdmissionTests {
     private func admission(connections: Int = 2, pending: Int = 2) -> Admission {
         Admission(maxConnections: connections, maxPending: pending, handshakeTimeout: .seconds(10))
     }
+
+    private let holder = Admission.Holder(PeerCredentials(pid: 7, uid: 0, gid: 0))
 
     @Test("silent connections take no served place, and the oldest of too many goes")
     func pendingIsApart() {
@@ -14,8 +29,8 @@ struct AdmissionTests {
             #expect(rules.arrived(id, at: .zero) == (id > 2 ? id - 2 : nil))
         }
         #expect(rules.pendingCount == 2)
-        #expect(rules.prefaceComplete(100) == .handOver)
-        #expect(rules.prefaceComplete(99) == .handOver)
+        #expect(rules.prefaceComplete(100, of: holder, at: .zero) == .handOver)
+        #expect(rules.prefaceComplete(99, of: holder, at: .zero) == .handOver)
         #expect(rules.servedCount == 2 && rules.pendingCount == 0)
     }
 
@@ -23,15 +38,76 @@ struct AdmissionTests {
     func limit() {
         var rules = admission()
         for id in 1...3 as ClosedRange<UInt64> {
-            #expect(rules.arrived(id, at: .zero) == nil)
-            #expect(rules.prefaceComplete(id) == (id < 3 ? .handOver : .refuse))
+            let decision = rules.connect(id, speaking: true)
+            #expect(decision == (id < 3 ? .handOver : .refuse))
         }
         #expect(rules.ended(1) == .wasServed)
         #expect(rules.ended(1) == .unknown)
-        #expect(rules.arrived(4, at: .zero) == nil)
-        #expect(rules.prefaceComplete(4) == .handOver)
-        #expect(rules.prefaceComplete(4) == .refuse)
+        #expect(rules.connect(4, speaking: true) == .handOver)
+        #expect(rules.prefaceComplete(4, of: holder, at: .zero) == .refuse)
         #expect(rules.servedCount == 2)
+    }
+
+    @Test("who greets and acknowledges our SETTINGS has not spoken yet; one arrival more is speech")
+    func greeting() {
+        var rules = admission()
+        rules.connect(1)
+        for count in 1...3 {
+            rules.heard(1, at: .zero)
+            #expect(rules.hasSpoken(1) == (count == 3))
+        }
+        rules.heard(2, at: .zero)
+        #expect(!rules.hasSpoken(2))
+    }
+
+    @Test("a place goes from the oldest mute connection of the process that holds most of them")
+    func crowdPushesItselfOut() {
+        var rules = admission(connections: 5)
+        rules.connect(1, pid: 1)
+        rules.connect(2, pid: 2, speaking: true)
+        for id in 3...5 as ClosedRange<UInt64> { rules.connect(id, pid: 3) }
+        #expect(rules.connect(6, pid: 4) == .handOverInsteadOf(3))
+        #expect(rules.ended(3) == .unknown)
+        #expect(rules.connect(7, pid: 3) == .handOverInsteadOf(4))
+        #expect(rules.connect(8, pid: 4) == .handOverInsteadOf(5))
+        #expect(rules.servedCount == 5)
+        // Speech saves; now each process has one mute connection or two.
+        for id in [6, 7, 8] as [UInt64] { for _ in 0..<3 { rules.heard(id, at: .zero) } }
+        #expect(rules.connect(9, pid: 9) == .handOverInsteadOf(1))
+    }
+
+    @Test("among those that spoke the longest silent one goes, and only after the grace")
+    func idle() {
+        var rules = admission()
+        rules.connect(1, speaking: true)
+        rules.connect(2, at: .seconds(1), speaking: true)
+        rules.heard(1, at: .seconds(2))
+        let due = Admission.idleGrace + .seconds(1)
+        #expect(rules.connect(3, at: due - .nanoseconds(1)) == .refuse)
+        #expect(rules.connect(4, at: due, speaking: true) == .handOverInsteadOf(2))
+        #expect(rules.connect(5, at: due) == .refuse)
+        #expect(rules.connect(6, at: due + .seconds(1)) == .handOverInsteadOf(1))
+    }
+
+    @Test("a process that holds more than half of the places is named once, until it holds none")
+    func crowd() {
+        var rules = admission(connections: 4, pending: 8)
+        var named: [UInt64] = []
+        for id in 1...4 as ClosedRange<UInt64> {
+            rules.connect(id, speaking: true)
+            if rules.isNewCrowd(holder) { named.append(id) }
+        }
+        #expect(named == [3])
+        for id in 1...4 as ClosedRange<UInt64> { _ = rules.ended(id) }
+        for id in 5...7 as ClosedRange<UInt64> {
+            rules.connect(id, speaking: true)
+            if rules.isNewCrowd(holder) { named.append(id) }
+        }
+        #expect(named == [3, 7])
+        var single = admission(connections: 1)
+        single.connect(1)
+        let isCrowd = single.isNewCrowd(holder)
+        #expect(!isCrowd)
     }
 
     @Test("a handshake ends at its own deadline, not before")
@@ -49,16 +125,41 @@ struct AdmissionTests {
 
     @Test("every prefix of the preface waits for more, and nothing else does")
     func preface() {
-        for count in 0..<24 { #expect(Preface(judging: Preface.bytes.prefix(count)) == .partial) }
-        #expect(Preface(judging: Preface.bytes) == .complete)
+        let whole = Client.greeting
+        for count in 0..<33 { #expect(Preface(judging: whole.prefix(count)) == .partial) }
+        #expect(Preface(judging: whole) == .complete)
+        #expect(Preface(judging: whole + [1, 2, 3]) == .complete)
         for index in 0..<24 {
-            var bytes = Preface.bytes
+            var bytes = whole
             bytes[index] ^= 0x20
             #expect(Preface(judging: bytes) == .foreign)
             #expect(Preface(judging: bytes.prefix(index + 1)) == .foreign)
         }
         #expect(Preface(judging: Array("GET / HTTP/1.1\r\n".utf8)) == .foreign)
         #expect(Preface(judging: [0x16, 0x03, 0x01]) == .foreign)
+    }
+
+    struct Header: Sendable {
+        let bytes: [UInt8]
+        let preface: Preface
+
+        init(_ bytes: [UInt8], _ preface: Preface) { (self.bytes, self.preface) = (bytes, preface) }
+    }
+
+    @Test(
+        "the fixed bytes must be followed by the header of a SETTINGS frame",
+        arguments: [
+            Header([], .partial), Header([0, 0, 18], .partial), Header([0, 0, 18, 4, 0, 0, 0, 0], .partial),
+            Header([0, 0, 18, 4, 0, 0, 0, 0, 0], .complete),
+            Header([0, 0x3f, 0xfc, 4, 0, 0, 0, 0, 0], .complete),
+            Header([0, 0, 0, 4, 0xfe, 0x80, 0, 0, 0], .complete),
+            Header([0, 0x40, 0x02], .foreign), Header([1, 0, 2], .foreign), Header([0, 0, 5], .foreign),
+            Header([0, 0, 0, 0], .foreign), Header([0, 0, 0, 8, 0, 0, 0, 0, 0], .foreign),
+            Header([0, 0, 0, 4, 1], .foreign), Header([0, 0, 0, 4, 0, 1], .foreign),
+            Header([0, 0, 0, 4, 0, 0, 0, 0, 1], .foreign),
+        ])
+    func settings(_ header: Header) {
+        #expect(Preface(judging: Preface.bytes + header.bytes) == header.preface)
     }
 }
 

@@ -26,7 +26,7 @@ struct SocketAcceptorTests {
         client.sendPreface()
         let connection = try await harness.nextConnection()
         #expect(connection.peer == PeerCredentials(pid: getpid(), uid: geteuid(), gid: getegid()))
-        #expect(connection.firstBytes(100) == Preface.bytes)
+        #expect(connection.firstBytes(100) == Client.greeting)
         #expect(await harness.acceptor.counts.connections == 1)
         connection.end()
         #expect(client.seesEnd())
@@ -39,13 +39,13 @@ struct SocketAcceptorTests {
         let directory = try TemporaryDirectory()
         let harness = try await listening(directory)
         let client = try Client(directory("kms.sock"))
-        for byte in Preface.bytes.dropLast() {
+        for byte in Client.greeting.dropLast() {
             client.send([byte])
             #expect(await harness.acceptor.counts.accepted == 0)
         }
-        client.send(Preface.bytes.suffix(1))
+        client.send(Client.greeting.suffix(1))
         let connection = try await harness.nextConnection()
-        #expect(connection.firstBytes(24) == Preface.bytes)
+        #expect(connection.firstBytes(100) == Client.greeting)
         connection.end()
         await harness.acceptor.close()
     }
@@ -95,7 +95,10 @@ struct SocketAcceptorTests {
 
     @Test(
         "what does not speak HTTP/2 is closed at once",
-        arguments: ["GET / HTTP/1.1\r\n\r\n", "PRI * HTTP/1", "\u{16}\u{3}"])
+        arguments: [
+            "GET / HTTP/1.1\r\n\r\n", "PRI * HTTP/1", "\u{16}\u{3}",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\0",
+        ])
     func notHTTP2(_ text: String) async throws {
         let directory = try TemporaryDirectory()
         let harness = try await listening(directory)
@@ -104,6 +107,20 @@ struct SocketAcceptorTests {
         #expect(client.seesEnd())
         #expect(await harness.recorder.sees(.refused(.notHTTP2)))
         #expect(await harness.acceptor.counts.refused == [.notHTTP2: 1])
+        await harness.acceptor.close()
+    }
+
+    @Test("the fixed 24 bytes alone are no preface: without SETTINGS the handshake times out")
+    func prefaceWithoutSettings() async throws {
+        let directory = try TemporaryDirectory()
+        let harness = try await listening(directory)
+        let half = try Client(directory("kms.sock"))
+        half.send(Preface.bytes)
+        while await harness.acceptor.counts.pending == 0 {}
+        await harness.advance(by: .seconds(10))
+        #expect(half.seesEnd())
+        #expect(await harness.acceptor.counts.refused == [.handshakeTimeout: 1])
+        #expect(await harness.acceptor.counts.accepted == 0)
         await harness.acceptor.close()
     }
 
@@ -146,7 +163,7 @@ struct SocketAcceptorTests {
         await harness.acceptor.close()
     }
 
-    @Test("one connection too many is refused; a place that becomes free is given again")
+    @Test("one connection too many is refused if all speak; a place that becomes free is given again")
     func limit() async throws {
         let directory = try TemporaryDirectory()
         let harness = try await listening(directory, settings: .init(maxConnections: 2))
@@ -154,21 +171,78 @@ struct SocketAcceptorTests {
         let first = try Client(path)
         let second = try Client(path)
         first.sendPreface()
-        let connection = try await harness.nextConnection()
+        let connection = try await harness.nextConnection(speaking: first)
         second.sendPreface()
-        let other = try await harness.nextConnection()
+        let other = try await harness.nextConnection(speaking: second)
         for _ in 0..<3 {
             let third = try Client(path)
             third.sendPreface()
             #expect(third.seesEnd())
         }
+        #expect(first.isOpen && second.isOpen)
         #expect(await harness.acceptor.counts.refused == [.limit: 3])
-        #expect(harness.log.all.filter { $0.contains("socket.max_connections") }.count == 1)
+        #expect(harness.log.all.filter { $0.contains("socket.max_connections or") }.count == 1)
         connection.end()
         let fourth = try Client(path)
         fourth.sendPreface()
         try await harness.nextConnection().end()
         other.end()
+        await harness.acceptor.close()
+    }
+
+    @Test(
+        "connections that greet and then say nothing fill no place: the oldest goes, the one that speaks stays"
+    )
+    func muteFillNothing() async throws {
+        let directory = try TemporaryDirectory()
+        let harness = try await listening(directory, settings: .init(maxConnections: 3))
+        let path = directory("kms.sock")
+        let good = try Client(path)
+        good.sendPreface()
+        let connection = try await harness.nextConnection(speaking: good)
+        var mute: [(client: Client, taken: HandedOver)] = []
+        for _ in 0..<10 {
+            let client = try Client(path)
+            client.sendPreface()
+            mute.append((client, try await harness.nextConnection()))
+        }
+        let late = try Client(path)
+        late.sendPreface()
+        let served = try await harness.nextConnection()
+        for gone in mute.dropLast() { #expect(gone.client.seesEnd()) }
+        #expect(good.isOpen && late.isOpen && mute.last?.client.isOpen == true)
+        let counts = await harness.acceptor.counts
+        #expect(counts.refused == [.limit: 9] && counts.accepted == 12 && counts.connections == 3)
+        #expect(harness.log.all.filter { $0.contains("more than half") }.count == 1)
+        for connection in mute.map(\.taken) + [connection, served] { connection.end() }
+        #expect(await harness.recorder.sees(.connections(0)))
+        await harness.acceptor.close()
+    }
+
+    @Test("a connection that spoke gives its place up only after a long silence, the most silent one first")
+    func idleGivesWay() async throws {
+        let directory = try TemporaryDirectory()
+        let harness = try await listening(directory, settings: .init(maxConnections: 2))
+        let path = directory("kms.sock")
+        let first = try Client(path)
+        first.sendPreface()
+        let connection = try await harness.nextConnection(speaking: first)
+        await harness.advance(by: .seconds(1))
+        let second = try Client(path)
+        second.sendPreface()
+        let other = try await harness.nextConnection(speaking: second)
+        await harness.advance(by: Admission.idleGrace - .seconds(1) - .milliseconds(1))
+        let early = try Client(path)
+        early.sendPreface()
+        #expect(early.seesEnd())
+        #expect(first.isOpen && second.isOpen)
+        await harness.advance(by: .milliseconds(1))
+        let late = try Client(path)
+        late.sendPreface()
+        let served = try await harness.nextConnection()
+        #expect(first.seesEnd())
+        #expect(second.isOpen && late.isOpen)
+        for connection in [connection, other, served] { connection.end() }
         await harness.acceptor.close()
     }
 
@@ -224,7 +298,7 @@ struct SocketAcceptorTests {
             try #require(unsafe setrlimit(kind, &limit) == 0)
             await harness.advance(by: .seconds(1))
             #expect(await harness.recorder.sees(.paused(false)))
-            for _ in 0..<2 { #expect(try await harness.nextConnection().firstBytes(24) == Preface.bytes) }
+            for _ in 0..<2 { #expect(try await harness.nextConnection().firstBytes(100) == Client.greeting) }
             #expect(await harness.acceptor.counts.refused.isEmpty)
             await harness.acceptor.close()
         }

@@ -95,7 +95,10 @@ final class Client: Sendable {
         }
     }
 
-    func sendPreface() { send(Preface.bytes) }
+    func sendPreface() { send(Self.greeting) }
+
+    /// The preface: the fixed bytes and an empty SETTINGS frame.
+    static let greeting = Preface.bytes + [0, 0, 0, 4, 0, 0, 0, 0, 0]
 
     func shutdownWriting() { shutdown(descriptor.number, Int32(SHUT_WR)) }
 
@@ -247,6 +250,18 @@ struct Harness {
     func nextConnection() async throws -> HandedOver {
         for await connection in handed { return connection }
         throw CancellationError()
+    }
+
+    /// The next connection, once its client counts as speaking.
+    func nextConnection(speaking client: Client) async throws -> HandedOver {
+        let connection = try await nextConnection()
+        let before = await acceptor.speaking
+        while await acceptor.speaking == before {
+            _ = connection.firstBytes(1000)
+            client.send([0])
+        }
+        _ = connection.firstBytes(1000)
+        return connection
     }
 
     /// Moves time, and has the acceptor look at it.

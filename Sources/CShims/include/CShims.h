@@ -19,6 +19,8 @@ int ksw_peer_groups(int fd, gid_t *groups, size_t capacity);
 int ksw_dup_cloexec(int fd);
 /// ioctl(FIONREAD): bytes the process has not read yet.
 int ksw_unread_bytes(int fd);
+/// ioctl(SIOCOUTQ): memory of what the peer has not read yet, bytes with the kernel's overhead.
+int ksw_unsent_bytes(int fd);
 
 // --- listening and polling (SocketAcceptance) ---
 
@@ -61,6 +63,8 @@ typedef struct {
 extern const uint32_t ksw_poll_readable;
 /// EPOLLIN | EPOLLRDHUP | EPOLLET.
 extern const uint32_t ksw_poll_arrivals;
+/// EPOLLIN | EPOLLET.
+extern const uint32_t ksw_poll_data;
 /// EPOLLHUP | EPOLLERR, which are always reported, and EPOLLRDHUP.
 extern const uint32_t ksw_poll_ended;
 
@@ -68,6 +72,8 @@ extern const uint32_t ksw_poll_ended;
 int ksw_poll_new(void);
 /// epoll_ctl(EPOLL_CTL_ADD); events 0 asks for hang-up and error only.
 int ksw_poll_add(int poll, int fd, uint32_t events, uint64_t tag);
+/// epoll_ctl(EPOLL_CTL_MOD), else like ksw_poll_add.
+int ksw_poll_change(int poll, int fd, uint32_t events, uint64_t tag);
 /// epoll_ctl(EPOLL_CTL_DEL).
 int ksw_poll_remove(int poll, int fd);
 /// epoll_wait(2).

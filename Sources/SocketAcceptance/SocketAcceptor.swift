@@ -89,6 +89,7 @@ public actor SocketAcceptor {
     private var isLimitLogged = false
     private var isStallLogged = false
     private var pauseLoggedAt: Duration?
+    private var cutLoggedAt: Duration?
     private var lastTick: Duration?
     private var resumeAt: Duration?
     private var isStopped = false
@@ -146,7 +147,7 @@ public actor SocketAcceptor {
                 .system, "cannot poll \(listener.address): \(SocketFailure.text(of: errno))")
         }
         listeners[id] = listener
-        logger.info("listening", metadata: ["socket": "\(listener.address)"])
+        logger.info("listening", metadata: [LogKey.path.rawValue: "\(listener.address)"])
     }
 
     /// Begins the drain: no connection is accepted or handed over from now on; those handed over go on.
@@ -161,6 +162,7 @@ public actor SocketAcceptor {
         }
         listeners.removeAll()
         resumeAt = nil
+        if numbers.isPaused { observer?.acceptingPaused(false) }
         numbers.isPaused = false
         for id in Array(pending.keys) { drop(id) }
     }
@@ -411,8 +413,11 @@ public actor SocketAcceptor {
     }
 
     private static func metadata(_ peer: PeerCredentials, remedy: Bool = false) -> Logger.Metadata {
-        var metadata: Logger.Metadata = ["pid": "\(peer.pid)", "uid": "\(peer.uid)", "gid": "\(peer.gid)"]
-        if remedy { metadata["configuration"] = "allow: { uids: [\(peer.uid)] }" }
+        var metadata: Logger.Metadata = [
+            LogKey.peerPID.rawValue: "\(peer.pid)", LogKey.peerUID.rawValue: "\(peer.uid)",
+            LogKey.peerGID.rawValue: "\(peer.gid)",
+        ]
+        if remedy { metadata[LogKey.remedy.rawValue] = "allow: { uids: [\(peer.uid)] }" }
         return metadata
     }
 
@@ -430,7 +435,7 @@ public actor SocketAcceptor {
             pauseLoggedAt = elapsed()
             logger.error(
                 "cannot accept connections for now: raise LimitNOFILE= (or memory) of the daemon",
-                metadata: ["reason": "\(SocketFailure.text(of: number))"])
+                metadata: [LogKey.reason.rawValue: "\(SocketFailure.text(of: number))"])
         }
     }
 
@@ -453,7 +458,10 @@ public actor SocketAcceptor {
         listeners[id] = nil
         logger.critical(
             "no longer listening: the socket was shut down from outside; restart the daemon",
-            metadata: ["socket": "\(listener.address)", "reason": "\(SocketFailure.text(of: number))"])
+            metadata: [
+                LogKey.path.rawValue: "\(listener.address)",
+                LogKey.reason.rawValue: "\(SocketFailure.text(of: number))",
+            ])
     }
 
     // MARK: Stall guard
@@ -463,6 +471,10 @@ public actor SocketAcceptor {
         for (id, connection) in served where connection.isUnheard {
             served[id]?.isUnheard = false
             thread.rewatch(connection.copy, .data, tag: id)
+        }
+        let unsent = served.filter { !$0.value.isCut }.mapValues { Int(ksw_unsent_bytes($0.copy)) }
+        for id in guardian.neverRead(unsent: unsent, elapsed: elapsed) {
+            cut(id, "cut a connection whose peer does not read its replies", .unsentBytes, unsent[id] ?? 0)
         }
         let action = guardian.tick(answered: engine.answeredProbes, elapsed: elapsed)
         if !guardian.isStalled { isStallLogged = false }
@@ -478,20 +490,29 @@ public actor SocketAcceptor {
             (id: $0.key, unread: ksw_unread_bytes($0.value.copy))
         }
         guard let worst = candidates.max(by: { $0.unread < $1.unread }),
-            worst.unread > StallGuard.suspiciousBytes,
-            let peer = served[worst.id]?.peer
+            worst.unread > StallGuard.suspiciousBytes
         else {
             if !isStallLogged { logger.error("the engine does not answer, and no connection looks guilty") }
             isStallLogged = true
             return
         }
-        served[worst.id]?.isCut = true
-        if let copy = served[worst.id]?.copy { shutdown(copy, Int32(SHUT_RDWR)) }
-        numbers.refused[.stalled, default: 0] += 1
-        observer?.connectionRefused(.stalled)
-        var metadata = Self.metadata(peer)
-        metadata["unread_bytes"] = "\(worst.unread)"
-        logger.error("cut a connection that kept the engine from serving the others", metadata: metadata)
+        cut(
+            worst.id, "cut a connection that kept the engine from serving the others", .unreadBytes,
+            Int(worst.unread))
+    }
+
+    /// Ends a served connection that harms the others; the engine, which owns it, sees the end and lets go.
+    private func cut(_ id: ID, _ message: Logger.Message, _ measure: LogKey, _ bytes: Int) {
+        guard let connection = served[id] else { return }
+        served[id]?.isCut = true
+        shutdown(connection.copy, Int32(SHUT_RDWR))
+        note(.stalled, connection.peer)
+        var metadata = Self.metadata(connection.peer)
+        metadata[measure.rawValue] = "\(bytes)"
+        // A peer that comes back as often as it is cut must not fill the log.
+        let isNews = cutLoggedAt.map { elapsed() - $0 >= .seconds(1) } ?? true
+        if isNews { cutLoggedAt = elapsed() }
+        logger.log(level: isNews ? .error : .debug, message, metadata: metadata)
     }
 }
 

@@ -199,6 +199,49 @@ struct StallGuardTests {
         #expect(actions == scenario.actions)
     }
 
+    struct Backlog: Sendable, CustomTestStringConvertible {
+        let testDescription: String
+        /// KiB that connections 1 and 2 have left unread at each tick; nil for one that has ended.
+        let ticks: [(first: Int?, second: Int?)]
+        var late: Int? = nil
+        /// Who is to be cut at each tick.
+        let cut: [[Admission.ID]]
+    }
+
+    @Test(
+        "only a peer that leaves much unread, tick after tick, is cut",
+        arguments: [
+            Backlog(
+                testDescription: "64 KiB may wait for ever",
+                ticks: Array(repeating: (64, 0), count: 6), cut: Array(repeating: [], count: 6)),
+            Backlog(
+                testDescription: "more than that for three ticks may not",
+                ticks: [(65, 0), (200, 0), (65, 0), (65, 0)], cut: [[], [], [1], [1]]),
+            Backlog(
+                testDescription: "who reads in between starts anew",
+                ticks: [(200, 0), (200, 0), (3, 0), (200, 0), (200, 0), (200, 0)],
+                cut: [[], [], [], [], [], [1]]),
+            Backlog(
+                testDescription: "each is judged for itself, and an end ends it",
+                ticks: [(200, 200), (200, 200), (nil, 200), (200, 200), (200, nil)],
+                cut: [[], [], [2], [2], []]),
+            Backlog(
+                testDescription: "a tick that comes far too late counts for nobody",
+                ticks: [(200, 0), (200, 0), (200, 0), (200, 0)], late: 2, cut: [[], [], [], [1]]),
+        ])
+    func backlog(_ scenario: Backlog) {
+        var guardian = StallGuard(interval: .milliseconds(100))
+        let cut = scenario.ticks.enumerated().map { index, tick in
+            let known: [(Admission.ID, Int)] = [(1, tick.first), (2, tick.second)].compactMap { id, size in
+                size.map { (id, $0 * 1024) }
+            }
+            return guardian.neverRead(
+                unsent: Dictionary(uniqueKeysWithValues: known),
+                elapsed: index == scenario.late ? .seconds(60) : .milliseconds(100))
+        }
+        #expect(cut == scenario.cut)
+    }
+
     @Test("after a rest the first tick asks first")
     func rest() {
         var guardian = StallGuard(interval: .milliseconds(100))

@@ -363,7 +363,7 @@ struct SocketAcceptorTests {
         let lines = harness.log.all.filter { $0.contains("not allowed") }
         #expect(lines.count == 1)
         #expect(lines.first?.hasPrefix("warning") == true)
-        #expect(lines.first?.contains("configuration=allow: { uids: [1234] }") == true)
+        #expect(lines.first?.contains("remedy=allow: { uids: [1234] }") == true)
         await harness.acceptor.close()
     }
 
@@ -535,10 +535,41 @@ struct SocketAcceptorTests {
         #expect(good.isOpen)
         #expect(await harness.acceptor.counts.refused == [.stalled: 1])
         #expect(
-            harness.log.all.contains { $0.contains("cut a connection") && $0.contains("pid=\(getpid())") })
+            harness.log.all.contains {
+                $0.contains("cut a connection") && $0.contains("peer_pid=\(getpid())")
+            })
         flooded.end()
         #expect(await harness.recorder.sees(.connections(1)))
         goodConnection.end()
+        await harness.acceptor.close()
+    }
+
+    @Test("a peer that does not read its replies is cut, one that reads late stays")
+    func neverReads() async throws {
+        let directory = try TemporaryDirectory()
+        let harness = try await listening(directory)
+        let path = directory("kms.sock")
+        let slow = try Client(path)
+        slow.sendPreface()
+        let slowConnection = try await harness.nextConnection()
+        let deaf = try Client(path)
+        deaf.sendPreface()
+        let deafConnection = try await harness.nextConnection()
+        for connection in [slowConnection, deafConnection] { connection.write(100_000) }
+        await harness.advance(by: .milliseconds(100))
+        await harness.advance(by: .milliseconds(100))
+        #expect(deaf.isOpen && slow.isOpen)
+        slow.receive(100_000)
+        await harness.advance(by: .milliseconds(100))
+        #expect(await harness.recorder.sees(.refused(.stalled)))
+        #expect(!deaf.isOpen && slow.isOpen)
+        #expect(await harness.acceptor.counts.refused == [.stalled: 1])
+        let lines = harness.log.all.filter { $0.contains("does not read") }
+        #expect(lines.count == 1)
+        #expect(lines.first?.contains("peer_pid=\(getpid())") == true)
+        #expect(lines.first?.contains("unsent_bytes=1") == true)
+        deafConnection.end()
+        slowConnection.end()
         await harness.acceptor.close()
     }
 

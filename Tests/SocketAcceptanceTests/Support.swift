@@ -102,6 +102,14 @@ final class Client: Sendable {
 
     func shutdownWriting() { shutdown(descriptor.number, Int32(SHUT_WR)) }
 
+    /// Reads exactly so many bytes.
+    func receive(_ count: Int) {
+        var bytes = [UInt8](repeating: 0, count: count)
+        _ = unsafe bytes.withUnsafeMutableBytes {
+            unsafe recv(descriptor.number, $0.baseAddress, $0.count, Int32(MSG_WAITALL))
+        }
+    }
+
     /// Whether the other side has ended the connection, waiting for it.
     func seesEnd() -> Bool {
         var byte: UInt8 = 0
@@ -215,6 +223,13 @@ struct HandedOver: Sendable {
     func end() {
         shutdown(descriptor, Int32(SHUT_RDWR))
         close(descriptor)
+    }
+
+    /// Sends so many bytes, as replies would be.
+    func write(_ count: Int) {
+        let bytes = [UInt8](repeating: 7, count: count)
+        let sent = unsafe bytes.withUnsafeBytes { unsafe Glibc.write(descriptor, $0.baseAddress, $0.count) }
+        #expect(sent == count)
     }
 
     func firstBytes(_ count: Int) -> [UInt8] {

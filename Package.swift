@@ -110,7 +110,10 @@ let package = Package(
         tests("Observability", [logging, metrics]),
         tests(
             "Lifecycle",
-            ["EnvelopeCrypto", "KeyService", "RemoteKMS", "SecureMemory", "SocketAcceptance", logging]),
+            [
+                "EnvelopeCrypto", "KeyService", "RemoteKMS", "SecureMemory", "SocketAcceptance",
+                "Observability", logging, metrics,
+            ]),
     ],
     cxxLanguageStandard: .cxx17
 )

@@ -42,7 +42,7 @@ struct StatusLine: Service {
             logger.warning(
                 "ready, but the key that encrypts does not serve; the API server is told the cause")
         } else {
-            logger.info("ready", metadata: ["status": "\(line)"])
+            logger.info("ready", metadata: [Names.LogKey.status: "\(line)"])
         }
         await untilShutdown(every: Self.interval, clock) {
             manager.status(text)

@@ -24,7 +24,7 @@ struct Serving: Service {
         signal(SIGINT, SIG_DFL)
         logger.info(
             "stopping: calls in flight may finish",
-            metadata: ["calls_in_flight": "\(server.callsInFlight)", Names.LogKey.limit: "\(grace)"])
+            metadata: [Names.LogKey.callsInFlight: "\(server.callsInFlight)", Names.LogKey.limit: "\(grace)"])
         await acceptor.stopAccepting()
         if await server.drain(grace: grace) {
             logger.info("stopped")
@@ -32,7 +32,7 @@ struct Serving: Service {
             state.abandonCalls()
             logger.error(
                 "calls did not end though they were cancelled; the process ends without them",
-                metadata: ["calls_in_flight": "\(server.callsInFlight)"])
+                metadata: [Names.LogKey.callsInFlight: "\(server.callsInFlight)"])
         }
         await acceptor.close()
     }

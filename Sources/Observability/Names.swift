@@ -19,6 +19,10 @@ public enum Names {
         public static let connectionsAccepted = "kmsward_connections_accepted_total"
         /// Counter of connections turned away or cut off; label reason.
         public static let connectionsRefused = "kmsward_connections_refused_total"
+        /// Counter of connections whose peer left before it had begun to speak HTTP/2.
+        public static let connectionsAbandoned = "kmsward_connections_abandoned_total"
+        /// Gauge, 1 or 0: no connection is accepted for want of descriptors or memory.
+        public static let acceptingPaused = "kmsward_accepting_paused"
         /// Gauge, always 1: which key_id is announced; labels key, key_id.
         public static let keyInfo = "kmsward_key_info"
         /// Gauge, 1 or 0: the key can encrypt and decrypt now; label key.
@@ -114,6 +118,14 @@ public enum Names {
         public static let peerGID = "peer_gid"
         /// Process id of a peer.
         public static let peerPID = "peer_pid"
+        /// Bytes from a peer that have not been read yet.
+        public static let unreadBytes = "unread_bytes"
+        /// Bytes for a peer that it has not read yet.
+        public static let unsentBytes = "unsent_bytes"
+        /// Calls being served.
+        public static let callsInFlight = "calls_in_flight"
+        /// How the daemon is, one line.
+        public static let status = "status"
         /// How long it took, milliseconds.
         public static let durationMS = "duration_ms"
         /// How many.
@@ -225,6 +237,12 @@ public enum Names {
             Metric.connectionsRefused, .counter,
             "Connections turned away or cut off on the KMS socket, by reason.",
             [LabelRule(Label.reason, Value.refusals)]),
+        Entry(
+            Metric.connectionsAbandoned, .counter,
+            "Connections whose peer left before it had begun to speak HTTP/2."),
+        Entry(
+            Metric.acceptingPaused, .gauge,
+            "1 while no connection is accepted for want of file descriptors or memory, else 0."),
         Entry(
             Metric.keyInfo, .gauge, "Always 1; names the key_id that each configured key announces.",
             [LabelRule(Label.key), LabelRule(Label.keyID)]),

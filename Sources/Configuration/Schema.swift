@@ -25,7 +25,7 @@ enum Schema {
             ),
             Option(
                 "socket.max_connections", \.socket.maxConnections, .integer(1...65_536),
-                "The most connections open at once; further ones are closed. Those that never spoke do not count."
+                "The most connections open at once; a further one takes the place of a silent one, or is closed."
             ),
             Option(
                 "socket.handshake_timeout", \.socket.handshakeTimeout,

@@ -150,7 +150,8 @@ private import Synchronization
     ///
     /// They are cancelled then, and given up a little later (as long again, at least two seconds). C-core cancels calls that
     /// it has read but not handed over when it is told to shut down, so the drain first lets them through: it waits until none
-    /// has arrived for a moment, at most a quarter of a second under constant load.
+    /// has arrived for a moment, at most a quarter of a second under constant load. Whoever handed the connections in can
+    /// end that load by a GOAWAY of its own.
     ///
     /// - Returns: whether all ended; if not, handlers are still running, the engine must not be stopped, and the process can
     ///   only exit.

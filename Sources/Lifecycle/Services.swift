@@ -26,6 +26,7 @@ struct Serving: Service {
             "stopping: calls in flight may finish",
             metadata: [Names.LogKey.callsInFlight: "\(server.callsInFlight)", Names.LogKey.limit: "\(grace)"])
         await acceptor.stopAccepting()
+        await acceptor.sayGoAway()
         if await server.drain(grace: grace) {
             logger.info("stopped")
         } else {

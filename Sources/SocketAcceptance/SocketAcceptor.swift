@@ -35,6 +35,9 @@ public actor SocketAcceptor {
 
     private typealias ID = Admission.ID
 
+    /// Unread bytes of a peer that keeps up; a UNIX socket takes more than ten times as many.
+    private static let readingPeer: Int32 = 16 * 1024
+
     /// A listening socket with the peers it admits.
     ///
     /// A class, because a dictionary cannot hold the socket itself.
@@ -165,6 +168,21 @@ public actor SocketAcceptor {
         if numbers.isPaused { observer?.acceptingPaused(false) }
         numbers.isPaused = false
         for id in Array(pending.keys) { drop(id) }
+    }
+
+    /// Asks the peers of served connections to send their next calls elsewhere, while this process still answers.
+    ///
+    /// libgrpc 1.51 says GOAWAY only when it shuts down, and from then on cancels what it had not taken up: calls on the wire
+    /// would be lost at every restart. So the frame (RFC 9113, section 6.8: no error, any stream) is written here, on our copy
+    /// of the descriptor, before libgrpc is told. Only where the peer reads: then no frame of libgrpc's is half written for
+    /// lack of room, and a small write to a UNIX socket goes in one piece.
+    public func sayGoAway() {
+        let frame: [UInt8] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7F, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0]
+        for connection in served.values where ksw_unsent_bytes(connection.copy) < Self.readingPeer {
+            // A peer that has gone meanwhile needs no word.
+            _ = unsafe send(
+                connection.copy, frame, frame.count, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT))
+        }
     }
 
     /// Stops accepting, forgets the connections (the engine owns them) and ends the thread.

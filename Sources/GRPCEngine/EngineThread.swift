@@ -10,8 +10,8 @@ private import Synchronization
 /// this object, tasks started by `Task {}` inside their methods, jobs run with `runSynchronously(on:)`, no task
 /// executor preference anywhere. `Statistics.jobsFromHere` per call guards it in a test.
 @safe public final class EngineThread: SerialExecutor, @unchecked Sendable {
-    // `queue`, `waker` and `thread` are set before the thread starts and used until it is joined; `ready`, `running`
-    // and `isDirty` belong to the thread; everything else is atomic or under `inbox`'s lock.
+    // `queue`, `waker` and `thread` are set before the thread starts and used until it is joined; `ready`, `running`,
+    // `isDirty` and `trimAt` belong to the thread; everything else is atomic or under `inbox`'s lock.
     let queue: OpaquePointer
     private let waker: OpaquePointer
     private let inbox = Mutex(Inbox())
@@ -24,6 +24,7 @@ private import Synchronization
     private var ready: [UnownedJob] = []
     private var running: [UnownedJob] = []
     private var isDirty = false
+    private var trimAt = gpr_timespec()
 
     private struct Inbox {
         var jobs: [UnownedJob] = []
@@ -162,7 +163,6 @@ private import Synchronization
             let event = unsafe grpc_completion_queue_next(queue, nextDeadline(), nil)
             switch unsafe event.type {
             case GRPC_OP_COMPLETE:
-                isDirty = true
                 unsafe complete(Tag(rawValue: UInt64(UInt(bitPattern: event.tag))), ok: event.success != 0)
                 runReadyJobs()
             case GRPC_QUEUE_TIMEOUT:
@@ -175,9 +175,14 @@ private import Synchronization
         }
     }
 
+    /// When to give memory back; probes come all the time and do not put it off.
     private func nextDeadline() -> gpr_timespec {
-        guard isDirty else { return gpr_inf_future(GPR_CLOCK_MONOTONIC) }
-        return gpr_time_add(
+        isDirty ? trimAt : gpr_inf_future(GPR_CLOCK_MONOTONIC)
+    }
+
+    private func noteWork() {
+        isDirty = true
+        trimAt = gpr_time_add(
             gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_seconds(Self.idleSecondsBeforeTrim, GPR_TIMESPAN))
     }
 
@@ -196,6 +201,7 @@ private import Synchronization
         case .probe:
             probesAnswered.wrappingAdd(1, ordering: .relaxed)
         default:
+            noteWork()
             // A late tag of an owner that is gone finds nothing: never a trap for what C-core may still deliver.
             sinks.withLock { $0[tag.sink] }?.completed(tag, ok: ok)
         }

@@ -35,6 +35,7 @@ public final class KeyRing: Sendable {
             logger.warning("the key history is not read", metadata: [Names.LogKey.error: "\(warning)"])
         }
         let opened = OpenedLocalKEKs()
+        let configured = ConfiguredKeys(accepted: settings.keys.flatMap(\.acceptIdentities))
         self.settings = settings
         self.history = history
         self.logger = logger
@@ -42,8 +43,8 @@ public final class KeyRing: Sendable {
         metrics = KeyMetrics(factory)
         keys = settings.keys.enumerated().map { index, key in
             RingKey(
-                key, encrypts: index == 0, ring: settings, history: history, opened: opened, logger: logger,
-                metrics: factory)
+                key, encrypts: index == 0, ring: settings, history: history, opened: opened,
+                configured: configured, logger: logger, metrics: factory)
         }
     }
 

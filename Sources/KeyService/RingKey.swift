@@ -43,6 +43,7 @@ final class RingKey: Sendable {
     private let provider: MeasuredProvider
     private let clusterContext: String
     private let history: HistoryFile
+    private let configured: ConfiguredKeys
     private let opened: OpenedLocalKEKs
     private let logger: Logger
     private let state: Mutex<State>
@@ -56,8 +57,9 @@ final class RingKey: Sendable {
 
     init(
         _ settings: KeySettings, encrypts: Bool, ring: KeyRingSettings, history: HistoryFile,
-        opened: OpenedLocalKEKs, logger: Logger, metrics: any MetricsFactory
+        opened: OpenedLocalKEKs, configured: ConfiguredKeys, logger: Logger, metrics: any MetricsFactory
     ) {
+        self.configured = configured
         self.settings = settings
         self.encrypts = encrypts
         provider = MeasuredProvider(settings.provider, key: settings.name, metrics: metrics)
@@ -268,7 +270,8 @@ final class RingKey: Sendable {
                 seen.description, keyID: seen.keyID.description, at: now.uptime,
                 past: .init(
                     keyIDs: past.activeKeyIDs, highestVersion: past.highestVersions[seen.keyID.keyPart],
-                    ofThisKey: last?.keyPart == seen.keyID.keyPart ? last : nil))
+                    ofThisKey: last?.keyPart == seen.keyID.keyPart ? last : nil,
+                    stranger: encrypts ? last.flatMap { configured.knows($0.keyPart) ? nil : $0 } : nil))
         }
     }
 
@@ -312,6 +315,7 @@ final class RingKey: Sendable {
                 keyPart: keyID.keyPart, acceptIdentities: settings.acceptIdentities,
                 adoptKeyIDs: settings.adoptKeyIDs)
             state.observedID = keyID
+            configured.learn(keyID.keyPart)
             return true
         }
         guard isSame else {

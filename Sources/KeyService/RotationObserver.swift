@@ -34,6 +34,8 @@ struct RotationObserver {
         var highestVersion: UInt64?
         /// The last of the key_ids, if it is one of this key.
         var ofThisKey: KeyID?
+        /// The last of the key_ids, if it is one of no key that is configured.
+        var stranger: KeyID?
     }
 
     private let keyName: String
@@ -80,6 +82,18 @@ struct RotationObserver {
                 ))
         }
         guard active != nil else {
+            // A lost or exchanged key must not look like a first start: its Secrets could not be read any more, and
+            // new ones would be written under another key.
+            if let stranger = past.stranger {
+                return .refuse(
+                    RemoteKMSError(
+                        .misconfigured,
+                        "this host announced \(stranger) before, a key_id of no key that is configured",
+                        remedy:
+                            "put the former key back, or configure it as a further key; to give it up for good, "
+                            + "with all that was written under it, remove keyring.json from the state directory"
+                    ))
+            }
             // Another epoch is the operator's word, not the backend's: nothing is to settle.
             if mayResume, settle > .zero, let former = past.ofThisKey, former.epoch == epoch,
                 former.description != keyID

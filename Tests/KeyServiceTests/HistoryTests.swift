@@ -94,6 +94,31 @@ struct HistoryTests {
     }
 
     @Test(
+        "another key in the place of the one that served here is refused, until the former is configured beside it"
+    )
+    func exchangedKey() async throws {
+        let former = FakeProvider(identity: "former")
+        let old = await Plugin.started(former, state: folder.path)
+        let written = try await old.encrypt(random(32))
+
+        let exchanged = await Plugin.started(FakeProvider(identity: "other"), state: folder.path)
+        await #expect(throws: KMSFailure.self) { _ = try await exchanged.status() }
+        await #expect(throws: KMSFailure.self) { _ = try await exchanged.encrypt(random(32)) }
+        let trouble = try #require(exchanged.ring.snapshot().first?.trouble)
+        #expect(trouble.contains("put the former key back"))
+
+        let keys = [
+            KeySettings(name: "new", provider: FakeProvider(identity: "other"), suite: .aes256GCM),
+            KeySettings(name: "old", provider: former, suite: .aes256GCM),
+        ]
+        let both = Plugin(KeyRingSettings(keys: keys, stateDirectory: folder.path))
+        await both.observe()
+        await both.observe()  // at the first look the further key may not have said yet who it is
+        #expect(try await both.status().keyID != written.keyID)
+        #expect(try await both.decrypt(written).count == 32)
+    }
+
+    @Test(
         "a history that cannot be written does not stop the plugin",
         arguments: ["directory in its place", "no folder"])
     func unwritable(_ how: String) async throws {

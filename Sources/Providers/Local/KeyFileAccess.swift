@@ -246,7 +246,8 @@ struct KeyFileAccess {
             ? error(
                 .missing, "does not exist",
                 remedy:
-                    "copy it from a host that has it, or make the first one with `kmsward key init --file \(path)`"
+                    "copy it from a host or a backup that has it; only for a cluster's very first host, make it with "
+                    + "`kmsward key init --file \(path)`"
             )
             : error(
                 .unreadable, "cannot be read: \(Self.reason(number))",

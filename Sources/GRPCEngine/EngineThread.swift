@@ -11,7 +11,7 @@ private import Synchronization
 /// executor preference anywhere. `Statistics.jobsFromHere` per call guards it in a test.
 @safe public final class EngineThread: SerialExecutor, @unchecked Sendable {
     // `queue`, `waker` and `thread` are set before the thread starts and used until it is joined; `ready`, `running`,
-    // `isDirty` and `trimAt` belong to the thread; everything else is atomic or under `inbox`'s lock.
+    // `trims` and `trimAt` belong to the thread; everything else is atomic or under `inbox`'s lock.
     let queue: OpaquePointer
     private let waker: OpaquePointer
     private let inbox = Mutex(Inbox())
@@ -23,7 +23,7 @@ private import Synchronization
     private var thread = pthread_t()
     private var ready: [UnownedJob] = []
     private var running: [UnownedJob] = []
-    private var isDirty = false
+    private var trims = EngineThread.trimAfter.count
     private var trimAt = gpr_timespec()
 
     private struct Inbox {
@@ -40,8 +40,9 @@ private import Synchronization
         public var jobsFromElsewhere: UInt64
     }
 
-    /// How long the queue stays quiet before memory freed by a burst is given back.
-    private static let idleSecondsBeforeTrim: Int64 = 2
+    /// Seconds of quiet after which memory freed by a burst is given back; and again, since connections of a burst end, and
+    /// free what they held, without an event that this thread would see.
+    private static let trimAfter: [Int64] = [2, 5, 10]
 
     /// Starts libgrpc, the queue and the thread, which keeps the engine until `stop()`.
     public init(name: String = "engine") {
@@ -166,24 +167,24 @@ private import Synchronization
                 unsafe complete(Tag(rawValue: UInt64(UInt(bitPattern: event.tag))), ok: event.success != 0)
                 runReadyJobs()
             case GRPC_QUEUE_TIMEOUT:
-                // Calls are over for now: give back what a burst has left in malloc's one arena.
-                isDirty = false
                 _ = ksw_trim_heap()
+                scheduleTrim(trims + 1)
             default:
                 return
             }
         }
     }
 
-    /// When to give memory back; probes come all the time and do not put it off.
+    /// When to give memory back next; probes come all the time and do not put it off.
     private func nextDeadline() -> gpr_timespec {
-        isDirty ? trimAt : gpr_inf_future(GPR_CLOCK_MONOTONIC)
+        trims < Self.trimAfter.count ? trimAt : gpr_inf_future(GPR_CLOCK_MONOTONIC)
     }
 
-    private func noteWork() {
-        isDirty = true
+    private func scheduleTrim(_ number: Int) {
+        trims = number
+        guard number < Self.trimAfter.count else { return }
         trimAt = gpr_time_add(
-            gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_seconds(Self.idleSecondsBeforeTrim, GPR_TIMESPAN))
+            gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_seconds(Self.trimAfter[number], GPR_TIMESPAN))
     }
 
     private func complete(_ tag: Tag, ok: Bool) {
@@ -201,7 +202,7 @@ private import Synchronization
         case .probe:
             probesAnswered.wrappingAdd(1, ordering: .relaxed)
         default:
-            noteWork()
+            scheduleTrim(0)
             // A late tag of an owner that is gone finds nothing: never a trap for what C-core may still deliver.
             sinks.withLock { $0[tag.sink] }?.completed(tag, ok: ok)
         }

@@ -284,10 +284,15 @@ def test_slow_readers_block_nobody_and_are_bounded(shared):
 
 @pytest.mark.parametrize("kind", floods.KINDS)
 def test_a_flood_starves_nobody(start, kind):
-    """Fresh daemon for each, so that the memory seen is the flood's."""
+    """Fresh daemon for each, so that the memory seen is the flood's.
+
+    Its peak is bounded, as above. How soon libgrpc lets go of what it had buffered for a flooding peer differs from run
+    to run, from seconds to more than half a minute, so that is not asserted here; test_leaks.py asserts that calls leave
+    nothing.
+    """
     one = start()
     script = pathlib.Path(floods.__file__)
-    with witnessed(one):
+    with witnessed(one, left=PEAK):
         done = subprocess.run(
             [sys.executable, str(script), kind, one.socket_path, str(FLOOD_SECONDS)],
             capture_output=True, text=True, timeout=60, check=False,

@@ -150,7 +150,7 @@ private import Synchronization
     ///
     /// They are cancelled then, and given up a little later (as long again, at least two seconds). C-core cancels calls that
     /// it has read but not handed over when it is told to shut down, so the drain first lets them through: it waits until none
-    /// has arrived for a moment, at most a quarter of a second under constant load. Whoever handed the connections in can
+    /// has arrived for a moment, at most half a second under constant load. Whoever handed the connections in can
     /// end that load by a GOAWAY of its own.
     ///
     /// - Returns: whether all ended; if not, handlers are still running, the engine must not be stopped, and the process can
@@ -187,8 +187,8 @@ private import Synchronization
 
     /// How long cancelled calls are waited for at least: their handlers' answer is a matter of milliseconds.
     private static let shortestPatience = Duration.seconds(2)
-    private static let quiet = Duration.milliseconds(10)
-    private static let longestWaitForQuiet = 25
+    private static let quiet = Duration.milliseconds(50)
+    private static let longestWaitForQuiet = 10
 
     private func waitForQuiet() async {
         for _ in 0..<Self.longestWaitForQuiet {

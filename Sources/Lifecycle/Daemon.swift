@@ -163,7 +163,8 @@ public struct Daemon: Sendable {
                         clock: ContinuousClock(), logger: logger),
                     Watchdog(engine: engine, manager: manager, clock: ContinuousClock(), logger: logger),
                     Serving(
-                        acceptor: acceptor, server: server, grace: plan.drain, state: state, manager: manager,
+                        clock: ContinuousClock(), acceptor: acceptor, server: server, grace: plan.drain,
+                        state: state, manager: manager,
                         logger: logger),
                 ],
                 gracefulShutdownSignals: [.sigterm, .sigint],

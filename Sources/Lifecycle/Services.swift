@@ -9,6 +9,10 @@ extension EngineThread: EngineProgress {}
 
 /// The path of a request: stops accepting and drains when the daemon is asked to end.
 struct Serving: Service {
+    /// How often a peer that is behind with reading is waited for before it is told nothing.
+    private static let rounds = 20
+
+    let clock: any Clock<Duration>
     let acceptor: SocketAcceptor
     let server: Server
     let grace: Duration
@@ -26,7 +30,10 @@ struct Serving: Service {
             "stopping: calls in flight may finish",
             metadata: [Names.LogKey.callsInFlight: "\(server.callsInFlight)", Names.LogKey.limit: "\(grace)"])
         await acceptor.stopAccepting()
-        await acceptor.sayGoAway()
+        for _ in 0..<Self.rounds where await !acceptor.sayGoAway() {
+            // Cancelled: no time is left for manners.
+            do { try await clock.sleep(for: .milliseconds(5)) } catch { break }
+        }
         if await server.drain(grace: grace) {
             logger.info("stopped")
         } else {

@@ -96,6 +96,7 @@ public actor SocketAcceptor {
     private var lastTick: Duration?
     private var resumeAt: Duration?
     private var isStopped = false
+    private var told: Set<ID> = []
 
     /// Runs on its own thread.
     public nonisolated var unownedExecutor: UnownedSerialExecutor { unsafe thread.asUnownedSerialExecutor() }
@@ -176,13 +177,17 @@ public actor SocketAcceptor {
     /// would be lost at every restart. So the frame (RFC 9113, section 6.8: no error, any stream) is written here, on our copy
     /// of the descriptor, before libgrpc is told. Only where the peer reads: then no frame of libgrpc's is half written for
     /// lack of room, and a small write to a UNIX socket goes in one piece.
-    public func sayGoAway() {
+    ///
+    /// - Returns: whether every peer was told; if not, try again in a moment.
+    public func sayGoAway() -> Bool {
         let frame: [UInt8] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7F, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0]
-        for connection in served.values where ksw_unsent_bytes(connection.copy) < Self.readingPeer {
+        for (id, connection) in served where !told.contains(id) {
+            guard ksw_unsent_bytes(connection.copy) < Self.readingPeer else { continue }
             // A peer that has gone meanwhile needs no word.
-            _ = unsafe send(
-                connection.copy, frame, frame.count, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT))
+            _ = unsafe send(connection.copy, frame, frame.count, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT))
+            told.insert(id)
         }
+        return served.keys.allSatisfy(told.contains)
     }
 
     /// Stops accepting, forgets the connections (the engine owns them) and ends the thread.

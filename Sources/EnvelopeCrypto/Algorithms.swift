@@ -7,30 +7,32 @@ private import COpenSSL
     let aes256GCM: OpaquePointer?
     let sm4CTR: OpaquePointer?
     let sm4GCM: OpaquePointer?
-    let hkdf: OpaquePointer?
-    /// An HMAC context with SM3 set and no key: copying it is cheaper than setting the digest by name.
-    let hmacSM3: OpaquePointer?
     private let sha256: OpaquePointer?
     private let sha512: OpaquePointer?
     private let sm3: OpaquePointer?
+    // HMAC contexts with their digest set and no key: copying one is cheaper than setting the digest by name.
+    private let hmacSHA256: OpaquePointer?
+    private let hmacSHA512: OpaquePointer?
+    private let hmacSM3: OpaquePointer?
 
     private init() {
         unsafe aes256GCM = EVP_CIPHER_fetch(nil, "AES-256-GCM", nil)
         unsafe sm4CTR = EVP_CIPHER_fetch(nil, "SM4-CTR", nil)
         unsafe sm4GCM = EVP_CIPHER_fetch(nil, "SM4-GCM", nil)
-        unsafe hkdf = EVP_KDF_fetch(nil, OSSL_KDF_NAME_HKDF, nil)
         unsafe sha256 = EVP_MD_fetch(nil, "SHA2-256", nil)
         unsafe sha512 = EVP_MD_fetch(nil, "SHA2-512", nil)
         unsafe sm3 = EVP_MD_fetch(nil, "SM3", nil)
+        unsafe hmacSHA256 = Self.makeHMACTemplate(.sha256)
+        unsafe hmacSHA512 = Self.makeHMACTemplate(.sha512)
         unsafe hmacSM3 = Self.makeHMACTemplate(.sm3)
         ERR_clear_error()  // an algorithm that is not there is an answer, not an error
     }
 
     func has(_ suite: Suite) -> Bool {
-        guard unsafe hkdf != nil, unsafe digest(suite.digest) != nil else { return false }
+        guard unsafe hmac(suite.digest) != nil, unsafe digest(suite.digest) != nil else { return false }
         switch suite {
         case .aes256GCM: return unsafe aes256GCM != nil
-        case .sm4CTRHMACSM3: return unsafe sm4CTR != nil && hmacSM3 != nil
+        case .sm4CTRHMACSM3: return unsafe sm4CTR != nil
         case .sm4GCM: return unsafe sm4GCM != nil
         }
     }
@@ -40,6 +42,14 @@ private import COpenSSL
         case .sha256: unsafe sha256
         case .sha512: unsafe sha512
         case .sm3: unsafe sm3
+        }
+    }
+
+    func hmac(_ algorithm: DigestAlgorithm) -> OpaquePointer? {
+        switch algorithm {
+        case .sha256: unsafe hmacSHA256
+        case .sha512: unsafe hmacSHA512
+        case .sm3: unsafe hmacSM3
         }
     }
 

@@ -52,22 +52,6 @@ enum CTR {
     }
 }
 
-/// HMAC-SM3 with a key of 32 bytes, over two pieces.
-enum HMACSM3 {
-    static func tag(
-        _ template: OpaquePointer, key: UnsafePointer<UInt8>, _ first: UnsafeRawBufferPointer,
-        _ second: UnsafeRawBufferPointer, into tag: UnsafeMutablePointer<UInt8>
-    ) -> Bool {
-        guard let context = unsafe EVP_MAC_CTX_dup(template) else { return false }
-        defer { unsafe EVP_MAC_CTX_free(context) }
-        var written = 0
-        return unsafe EVP_MAC_init(context, key, 32, nil) == 1
-            && EVP_MAC_update(context, bytes(first), first.count) == 1
-            && EVP_MAC_update(context, bytes(second), second.count) == 1
-            && EVP_MAC_final(context, tag, &written, 32) == 1 && written == 32
-    }
-}
-
 private typealias Update = (
     OpaquePointer?, UnsafeMutablePointer<UInt8>?, UnsafeMutablePointer<Int32>?, UnsafePointer<UInt8>?, Int32
 ) -> Int32
@@ -84,6 +68,6 @@ private func update(
     return unsafe update(context, output, &written, bytes(input), count) == 1 && written == count
 }
 
-private func bytes(_ buffer: UnsafeRawBufferPointer) -> UnsafePointer<UInt8>? {
+func bytes(_ buffer: UnsafeRawBufferPointer) -> UnsafePointer<UInt8>? {
     unsafe buffer.baseAddress?.assumingMemoryBound(to: UInt8.self)
 }

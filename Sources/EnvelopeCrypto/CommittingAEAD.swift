@@ -1,4 +1,5 @@
 private import COpenSSL
+private import Glibc
 public import SecureMemory
 
 /// The public head of a sealed message, and everything that the message is bound to.
@@ -28,6 +29,17 @@ public struct BoundHeader: Sendable {
         self.suite = suite
         self.bytes = bytes
         self.info = info
+    }
+
+    /// Whether `message` begins with this header.
+    public func begins(_ message: Span<UInt8>) -> Bool {
+        guard message.count >= bytes.count else { return false }
+        return unsafe message.withUnsafeBytes { message in
+            unsafe bytes.withUnsafeBytes { header in
+                guard let start = message.baseAddress, let expected = header.baseAddress else { return true }
+                return unsafe memcmp(start, expected, header.count) == 0
+            }
+        }
     }
 }
 
@@ -237,15 +249,13 @@ public enum CommittingAEAD {
         _ message: UnsafeRawBufferPointer, layout: Layout, derived: UnsafeRawBufferPointer,
         into tag: UnsafeMutablePointer<UInt8>
     ) -> Bool {
-        guard let template = unsafe Algorithms.loaded.hmacSM3, let macKey = unsafe pointer(derived, at: 16)
-        else {
-            return false
-        }
+        guard let hmac = HMAC(.sm3) else { return false }
         let length = UInt64(layout.associated.count).bigEndian
         return unsafe withUnsafeBytes(of: length) { length in
-            unsafe HMACSM3.tag(
-                template, key: macKey, length,
-                UnsafeRawBufferPointer(rebasing: message[..<layout.ciphertext.upperBound]), into: tag)
+            unsafe hmac.tag(
+                key: UnsafeRawBufferPointer(rebasing: derived[16..<48]), length,
+                UnsafeRawBufferPointer(rebasing: message[..<layout.ciphertext.upperBound]),
+                into: UnsafeMutableRawBufferPointer(start: tag, count: 32))
         }
     }
 

@@ -168,6 +168,8 @@ private import Synchronization
         engine.unregister(sink.load(ordering: .relaxed))
     }
 
+    nonisolated func settled() {}
+
     nonisolated func completed(_ tag: Tag, ok: Bool) {
         // grpc_call_start_batch returned before the actor gave up the thread, so the record is there.
         assumeIsolated { client in

@@ -164,8 +164,10 @@ private import Synchronization
             let event = unsafe grpc_completion_queue_next(queue, nextDeadline(), nil)
             switch unsafe event.type {
             case GRPC_OP_COMPLETE:
-                unsafe complete(Tag(rawValue: UInt64(UInt(bitPattern: event.tag))), ok: event.success != 0)
+                let sink = unsafe complete(
+                    Tag(rawValue: UInt64(UInt(bitPattern: event.tag))), ok: event.success != 0)
                 runReadyJobs()
+                sink?.settled()
             case GRPC_QUEUE_TIMEOUT:
                 _ = ksw_trim_heap()
                 scheduleTrim(trims + 1)
@@ -187,7 +189,8 @@ private import Synchronization
             gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_seconds(Self.trimAfter[number], GPR_TIMESPAN))
     }
 
-    private func complete(_ tag: Tag, ok: Bool) {
+    /// Handles one event; returns the owner of its tag.
+    private func complete(_ tag: Tag, ok: Bool) -> (any CompletionSink)? {
         switch tag.kind {
         case .wake:
             inbox.withLock { inbox in
@@ -199,12 +202,16 @@ private import Synchronization
                 }
                 inbox.isWakePosted = false
             }
+            return nil
         case .probe:
             probesAnswered.wrappingAdd(1, ordering: .relaxed)
+            return nil
         default:
             scheduleTrim(0)
             // A late tag of an owner that is gone finds nothing: never a trap for what C-core may still deliver.
-            sinks.withLock { $0[tag.sink] }?.completed(tag, ok: ok)
+            let sink = sinks.withLock { $0[tag.sink] }
+            sink?.completed(tag, ok: ok)
+            return sink
         }
     }
 
@@ -234,6 +241,8 @@ private func runEngine(_ context: UnsafeMutableRawPointer?) -> UnsafeMutableRawP
 /// Called on the engine's thread only.
 protocol CompletionSink: AnyObject, Sendable {
     func completed(_ tag: Tag, ok: Bool)
+    /// The jobs that the completion made ready have run, each to its end or to where it waits.
+    func settled()
 }
 
 /// What C-core carries for us: an integer, not a pointer, so that a late or doubled completion finds an old

@@ -4,8 +4,8 @@ private import Synchronization
 
 /// Serves unary methods on connections handed in as file descriptors.
 ///
-/// Isolated to the engine's thread. A call is: an armed slot that C-core fills, a task that runs the handler, and two
-/// completions, `closed` (over or cancelled) and `sent`; the slot is armed again when both are back.
+/// Isolated to the engine's thread. A call is: an armed slot that C-core fills, a task that runs the handler, and the
+/// completions `sent` and, if the handler had to wait, `closed` (over or cancelled); the slot is armed again when they are back.
 @safe public actor Server: CompletionSink {
     /// A method as registered with C-core.
     public struct Method: Sendable, Equatable {
@@ -61,6 +61,9 @@ private import Synchronization
     private nonisolated let isOpen = Mutex(true)
     private nonisolated let inFlight = Atomic<Int>(0)
     private var arrivals: UInt64 = 0
+    /// Calls that arrived since the thread settled last; who among them has not been answered is watched for its end.
+    private var arrived: [Int] = []
+    private nonisolated let unanswered = Atomic<Int>(0)
 
     private var slots: [Slot] = []
     private var free: [Int] = []
@@ -82,6 +85,8 @@ private import Synchronization
         var pendingCompletions = 0
         var isAnswered = false
         var isCounted = false
+        /// Whether C-core was asked to tell the call's end: a call that is answered at once is asked in the same batch.
+        var isWatched = false
 
         init(index: Int) {
             unsafe storage = ksw_server_slot_new()
@@ -246,6 +251,7 @@ private import Synchronization
         slot.message = nil
         slot.task = nil
         slot.isAnswered = false
+        slot.isWatched = false
         free.append(slot.index)
         if isDraining { resumeIfDrained() }
     }
@@ -253,6 +259,24 @@ private import Synchronization
     // MARK: Completions
 
     nonisolated func completed(_ tag: Tag, ok: Bool) { assumeIsolated { $0.dispatch(tag, ok: ok) } }
+
+    nonisolated func settled() {
+        guard unanswered.load(ordering: .relaxed) > 0 else { return }
+        assumeIsolated { $0.watchUnanswered() }
+    }
+
+    /// Asks for the end of the calls that wait for something: the only sign of cancellation.
+    private func watchUnanswered() {
+        for index in arrived where !slots[index].isAnswered && !slots[index].isWatched {
+            let slot = slots[index]
+            let error = unsafe ksw_watch_close(slot.storage, tag(.closed, slot))
+            precondition(error == GRPC_CALL_OK, "cannot watch a call: call error \(error.rawValue)")
+            slot.isWatched = true
+            slot.pendingCompletions = 1
+        }
+        arrived.removeAll(keepingCapacity: true)
+        unanswered.store(0, ordering: .relaxed)
+    }
 
     private func dispatch(_ tag: Tag, ok: Bool) {
         if tag.kind == .shutdown {
@@ -263,7 +287,7 @@ private import Synchronization
         let slot = slots[tag.slot]
         precondition(slot.generation & 0xFF_FFFF == tag.generation, "completion of a call that was over")
         switch tag.kind {
-        case .arrived: arrived(slot, ok: ok)
+        case .arrived: begin(slot, ok: ok)
         case .closed:
             if unsafe slot.storage.pointee.was_cancelled != 0 { slot.task?.cancel() }
             completionIsBack(slot)
@@ -277,7 +301,7 @@ private import Synchronization
         if slot.pendingCompletions == 0 && slot.isAnswered { release(slot) }
     }
 
-    private func arrived(_ slot: Slot, ok: Bool) {
+    private func begin(_ slot: Slot, ok: Bool) {
         // Not ok: C-core hands the armed requests back because it is shutting down.
         guard ok else {
             release(slot)
@@ -285,9 +309,9 @@ private import Synchronization
         }
         arrivals += 1
         if !isDraining { arm(slot.method) }
-        let error = unsafe ksw_watch_close(slot.storage, tag(.closed, slot))
-        precondition(error == GRPC_CALL_OK, "cannot watch a call: call error \(error.rawValue)")
-        slot.pendingCompletions = 1
+        if unanswered.load(ordering: .relaxed) == 0 { arrived.removeAll(keepingCapacity: true) }
+        arrived.append(slot.index)
+        unanswered.wrappingAdd(1, ordering: .relaxed)
 
         guard let method = slot.method else {
             let path = unsafe String(received: slot.storage.pointee.details.method)
@@ -349,6 +373,7 @@ private import Synchronization
             slot.isCounted = false
             inFlight.wrappingSubtract(1, ordering: .relaxed)
         }
+        if !slot.isWatched { unanswered.wrappingSubtract(1, ordering: .relaxed) }
         slot.isAnswered = true
         slot.pendingCompletions += 1
         var body = unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0)
@@ -360,8 +385,7 @@ private import Synchronization
             unsafe utf8.withMemoryRebound(to: CChar.self) { characters in
                 unsafe ksw_reply(
                     slot.storage, Int32(code.rawValue), characters.baseAddress, characters.count,
-                    body.baseAddress,
-                    body.count, sent)
+                    body.baseAddress, body.count, slot.isWatched ? 0 : 1, sent)
             }
         }
         precondition(error == GRPC_CALL_OK, "cannot answer a call: call error \(error.rawValue)")

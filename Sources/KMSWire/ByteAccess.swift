@@ -14,8 +14,9 @@ func array(_ span: RawSpan) -> [UInt8] {
 
 /// The text, or nil if it is not UTF-8.
 func text(_ span: RawSpan) -> String? {
-    // The pointer does not leave the closure.
-    unsafe span.withUnsafeBytes { bytes in unsafe String(validating: bytes, as: UTF8.self) }
+    // Every bit pattern is a UInt8.
+    guard let text = unsafe try? UTF8Span(validating: span._unsafeView(as: UInt8.self)) else { return nil }
+    return String(copying: text)
 }
 
 /// Copies all of `source` to `target`, from `offset` on.

@@ -101,6 +101,8 @@ extension WireField {
         case .bytes, .annotation: return
         case .text, .printable, .apiVersion: break
         }
+        // Nearly all text is plain ASCII, and needs no String to be judged.
+        if content != .apiVersion, isPrintableASCII(value) { return }
         guard let text = text(value) else {
             throw WireError(.invalidUTF8, message, field: number, at: offset)
         }
@@ -119,17 +121,19 @@ let v1APIVersion = "v1beta1"
 extension String {
     /// Nothing that could break, forge or hide part of a log line.
     fileprivate var isPrintable: Bool {
-        let bytes = utf8.span
-        var isASCII = true
-        for index in bytes.indices where bytes[index] &- 0x20 > 0x5e { isASCII = false }
-        if isASCII { return true }
-        return unicodeScalars.allSatisfy { scalar in
+        unicodeScalars.allSatisfy { scalar in
             switch scalar.properties.generalCategory {
             case .control, .format, .lineSeparator, .paragraphSeparator, .surrogate: false
             default: true
             }
         }
     }
+}
+
+private func isPrintableASCII(_ value: RawSpan) -> Bool {
+    var isASCII = true
+    for index in 0..<value.byteCount where byte(value, at: index) &- 0x20 > 0x5e { isASCII = false }
+    return isASCII
 }
 
 /// The API server's rule: lower-case labels of 1 to 63 letters, digits and inner hyphens, at least two of them, 253

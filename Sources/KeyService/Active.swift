@@ -28,4 +28,6 @@ final class Active: Sendable {
         useCount.add(1, ordering: .relaxed)
         return reply
     }
+
+    func open(_ request: DecryptRequest) throws(EnvelopeError) -> SecretBytes? { try writer.open(request) }
 }

@@ -50,7 +50,7 @@ public struct KeyService: KMSServing {
             return .version(
                 VersionReply(version: "v1beta1", runtimeName: "kmsward", runtimeVersion: runtimeVersion))
         case .status:
-            let active = try await active(within: min(Self.statusWait, deadline.remaining))
+            let active = try await active(within: Self.statusWait, deadline)
             return .status(
                 StatusReply(version: v2Version.rawValue, healthz: "ok", keyID: active.keyID.description))
         case .encrypt(let request):
@@ -63,7 +63,7 @@ public struct KeyService: KMSServing {
     private func encrypt(
         _ request: borrowing EncryptRequest, deadline: Deadline
     ) async throws(KMSFailure) -> EncryptReply {
-        let active = try await active(within: deadline.remaining)
+        let active = try await active(within: nil, deadline)
         if request.api == .v1beta1, PingSeal.isPing(request.plaintext) {
             do throws(CryptoFailure) {
                 return EncryptReply(
@@ -79,6 +79,7 @@ public struct KeyService: KMSServing {
         _ request: DecryptRequest, deadline: Deadline
     ) async throws(KMSFailure) -> SecretBytes {
         if request.api == .v1beta1, PingSeal.hasHeader(request.ciphertext) { return try openPing(request) }
+        if let plaintext = try openActive(request) { return plaintext }
         let key: RingKey
         let envelope: Envelope
         switch request.api {
@@ -101,6 +102,13 @@ public struct KeyService: KMSServing {
         }
     }
 
+    /// What was sealed under the very local KEK that seals now, as most is: nothing of it need be looked up.
+    private func openActive(_ request: DecryptRequest) throws(KMSFailure) -> SecretBytes? {
+        do throws(EnvelopeError) { return try ring.keys[0].active?.open(request) } catch {
+            throw KMSFailure(error, key: name)
+        }
+    }
+
     private func parse(_ request: DecryptRequest, key: String) throws(KMSFailure) -> Envelope {
         do throws(EnvelopeError) { return try Envelope(parsing: request) } catch {
             throw KMSFailure(error, key: key)
@@ -118,10 +126,11 @@ public struct KeyService: KMSServing {
     /// Name of the key that encrypts.
     private var name: String { ring.keys[0].settings.name }
 
-    /// What Status and Encrypt use; waits for the first verdict, no longer than `limit`.
-    private func active(within limit: Duration) async throws(KMSFailure) -> Active {
+    /// What Status and Encrypt use; waits for the first verdict, no longer than `limit` or `deadline` allow.
+    private func active(within limit: Duration?, _ deadline: Deadline) async throws(KMSFailure) -> Active {
         let key = ring.keys[0]
         if case .starting = key.verdict {
+            let limit = min(limit ?? deadline.remaining, deadline.remaining)
             let isGiven = await key.firstVerdict.wait(atMost: limit, on: clock)
             if !isGiven && Task.isCancelled { throw KMSFailure(.cancelled, "the caller gave up") }
         }

@@ -97,6 +97,9 @@ final class RingKey: Sendable {
         }
     }
 
+    /// What Encrypt uses now, if the key ever came so far.
+    var active: Active? { state.withLock { $0.active } }
+
     /// Whether that key_id is this key's own.
     func owns(_ keyID: String) -> Bool {
         let (active, acceptance) = state.withLock { ($0.active, $0.acceptance) }
@@ -117,14 +120,12 @@ final class RingKey: Sendable {
 
     /// The local KEK that an envelope was sealed with: from memory, else unwrapped by the backend.
     func localKEK(of envelope: Envelope, deadline: Deadline) async throws(KMSFailure) -> LocalKEK {
-        let wrapped = envelope.wrappedKey
-        if let active = state.withLock({ $0.active }), active.wrappedKey == wrapped { return active.localKEK }
         let digest: WrappedKeyDigest
         do throws(EnvelopeError) {
             digest = try envelope.wrappedKeyDigest(clusterContext: clusterContext)
         } catch { throw KMSFailure(error, key: settings.name) }
         if let kek = opened[digest] { return kek }
-        return try await opened(wrapped, of: envelope, as: digest, deadline: deadline)
+        return try await opened(envelope.wrappedKey, of: envelope, as: digest, deadline: deadline)
     }
 
     /// Has the backend unwrap a local KEK that is not in memory, off the caller's executor: it may read a disk, and the

@@ -10,6 +10,16 @@ private func open(_ request: DecryptRequest, under kek: LocalKEK) -> Result<[UIn
     Result { () throws(EnvelopeError) in bytes(of: try Envelope(parsing: request).open(under: kek)) }
 }
 
+/// What a writer opens of its own; an error is as good as nil.
+private func openShort(_ writer: EnvelopeWriter, _ request: DecryptRequest) -> [UInt8]? {
+    do {
+        switch try writer.open(request) {
+        case let plaintext?: return bytes(of: plaintext)
+        case nil: return nil
+        }
+    } catch { return nil }
+}
+
 private let suites = Suite.allCases.filter(\.isAvailable)
 
 @Suite("Envelope: vectors")
@@ -91,6 +101,38 @@ struct EnvelopeChangeTests {
             var extended = request
             extended.ciphertext += extra
             #expect(open(extended, under: kek) == .failure(.cannotOpen))
+        }
+    }
+
+    @Test("a writer opens its own by a shorter way, and nothing else", arguments: CiphertextVectors.openable)
+    func shorterWay(_ vector: CiphertextVectors.EnvelopeVector) throws {
+        let kek = try vector.kek()
+        let writer = try EnvelopeWriter(localKEK: kek, wrappedKey: hex(vector.wrapped))
+        let request = try vector.request()
+        var altered: [DecryptRequest] = []
+        func alter(_ change: (inout DecryptRequest) -> Void) {
+            var copy = request
+            change(&copy)
+            altered.append(copy)
+        }
+        for index in request.ciphertext.indices {
+            alter { $0.ciphertext[index] ^= 0x01 }
+            alter { $0.ciphertext.removeLast(request.ciphertext.count - index) }
+        }
+        alter { $0.ciphertext.append(0) }
+        alter { $0.ciphertext += request.ciphertext }
+        alter { $0.keyID = request.keyID.isEmpty ? vector.keyId : "" }
+        alter { $0.keyID += "A" }
+        alter { $0.annotations.append(Annotation(key: "x.kmsward.internal", value: [])) }
+        alter { $0.api = request.api == .v2 ? .v1beta1 : .v2 }
+        if vector.inAnnotation {
+            alter { $0.annotations = [] }
+            alter { $0.annotations[0].value[0] ^= 1 }
+        }
+        #expect(openShort(writer, request) == hex(vector.plaintext))
+        for request in altered {
+            #expect(throws: EnvelopeError.self) { try open(request, under: kek).get() }
+            #expect(openShort(writer, request) == nil, "\(request)")
         }
     }
 

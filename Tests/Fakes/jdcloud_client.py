@@ -43,7 +43,11 @@ class JDCloudFake:
         self.ports = {}
 
     def __enter__(self):
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.discard()
+            raise
 
     def __exit__(self, *_):
         self.discard()

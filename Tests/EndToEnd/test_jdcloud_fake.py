@@ -337,6 +337,13 @@ def test_other_versions_of_the_vendors_packages_are_not_accepted(tmp_path):
     assert "wanted 1.3.3" in done.stderr
 
 
+def test_a_fake_that_does_not_start_says_why_and_leaves_nothing(tmp_path):
+    fake = JDCloudFake("--vendor", tmp_path)
+    with pytest.raises(RuntimeError, match="wanted 1.3.3"), fake:
+        pass
+    assert not fake.directory.exists()
+
+
 # What is refused
 
 

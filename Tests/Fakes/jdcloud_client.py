@@ -66,6 +66,7 @@ class JDCloudFake:
         line = self.process.stdout.readline()
         guard.cancel()
         if not line:
+            self.stop(signal.SIGKILL)
             raise RuntimeError(f"the fake did not start: {(self.directory / 'fake.log').read_text()}")
         self.facts = json.loads(line)
         self.ports = {name: self.facts[name] for name in self.facts if name.endswith("_port")}

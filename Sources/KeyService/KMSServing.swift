@@ -9,7 +9,12 @@ public import RemoteKMS
 /// `KeyService` is the implementation; tests of the rooms above bring their own.
 public protocol KMSServing: Sendable {
     /// Answers one validated request, at the latest at `deadline`.
-    func perform(_ request: consuming KMSRequest, deadline: Deadline) async throws(KMSFailure) -> KMSReply
+    ///
+    /// `keyID` is for the log: it becomes the key_id that an Encrypt or a Decrypt goes by, once one of ours was found to
+    /// answer for it, whether the request then succeeds or fails.
+    func perform(
+        _ request: consuming KMSRequest, deadline: Deadline, keyID: inout String
+    ) async throws(KMSFailure) -> KMSReply
 }
 
 /// Why a KMS request was not answered: a code that maps one to one to a gRPC status, and one line.

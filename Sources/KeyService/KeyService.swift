@@ -43,7 +43,7 @@ public struct KeyService: KMSServing {
     ///
     /// The caller of this has taken off what the answer needs to reach the API server: all of `deadline` is spent here.
     public func perform(
-        _ request: consuming KMSRequest, deadline: Deadline
+        _ request: consuming KMSRequest, deadline: Deadline, keyID: inout String
     ) async throws(KMSFailure) -> KMSReply {
         switch consume request {
         case .version:
@@ -54,16 +54,17 @@ public struct KeyService: KMSServing {
             return .status(
                 StatusReply(version: v2Version.rawValue, healthz: "ok", keyID: active.keyID.description))
         case .encrypt(let request):
-            return .encrypted(request.api, try await encrypt(request, deadline: deadline))
+            return .encrypted(request.api, try await encrypt(request, deadline: deadline, keyID: &keyID))
         case .decrypt(let request):
-            return .decrypted(request.api, try await decrypt(request, deadline: deadline))
+            return .decrypted(request.api, try await decrypt(request, deadline: deadline, keyID: &keyID))
         }
     }
 
     private func encrypt(
-        _ request: borrowing EncryptRequest, deadline: Deadline
+        _ request: borrowing EncryptRequest, deadline: Deadline, keyID: inout String
     ) async throws(KMSFailure) -> EncryptReply {
         let active = try await active(within: nil, deadline)
+        keyID = active.keyID.description
         if request.api == .v1beta1, PingSeal.isPing(request.plaintext) {
             do throws(CryptoFailure) {
                 return EncryptReply(
@@ -76,10 +77,10 @@ public struct KeyService: KMSServing {
     }
 
     private func decrypt(
-        _ request: DecryptRequest, deadline: Deadline
+        _ request: DecryptRequest, deadline: Deadline, keyID: inout String
     ) async throws(KMSFailure) -> SecretBytes {
         if request.api == .v1beta1, PingSeal.hasHeader(request.ciphertext) { return try openPing(request) }
-        if let plaintext = try openActive(request) { return plaintext }
+        if let plaintext = try openActive(request, keyID: &keyID) { return plaintext }
         let key: RingKey
         let envelope: Envelope
         switch request.api {
@@ -96,6 +97,7 @@ public struct KeyService: KMSServing {
             key = try await ring.key(
                 accepting: envelope.keyID.description, waitingAtMost: deadline.remaining, clock: clock)
         }
+        keyID = envelope.keyID.description
         let kek = try await key.localKEK(of: envelope, deadline: deadline)
         do throws(EnvelopeError) { return try envelope.open(under: kek) } catch {
             throw KMSFailure(error, key: key.settings.name)
@@ -103,8 +105,16 @@ public struct KeyService: KMSServing {
     }
 
     /// What was sealed under the very local KEK that seals now, as most is: nothing of it need be looked up.
-    private func openActive(_ request: DecryptRequest) throws(KMSFailure) -> SecretBytes? {
-        do throws(EnvelopeError) { return try ring.keys[0].active?.open(request) } catch {
+    private func openActive(
+        _ request: DecryptRequest, keyID: inout String
+    ) throws(KMSFailure) -> SecretBytes? {
+        guard let active = ring.keys[0].active else { return nil }
+        do throws(EnvelopeError) {
+            guard let plaintext = try active.open(request) else { return nil }
+            keyID = active.keyID.description
+            return plaintext
+        } catch {
+            keyID = active.keyID.description
             throw KMSFailure(error, key: name)
         }
     }

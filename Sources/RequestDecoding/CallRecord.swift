@@ -12,7 +12,7 @@ struct CallTrace {
     let start: ContinuousClock.Instant
     /// The API server's id of the call.
     var uid = ""
-    /// The key_id that a Decrypt asks with, or that a reply names.
+    /// The key_id that the key service goes by; until it was found, the one that a v2 Decrypt asks with.
     var keyID = ""
     /// The decoder has counted and logged this failure.
     var isLoggedElsewhere = false
@@ -38,7 +38,7 @@ struct CallTrace {
         case .version: break
         case .decrypted: break
         case .status(let status): keyID = status.keyID
-        case .encrypted(_, let encrypted): keyID = encrypted.keyID
+        case .encrypted: break
         }
     }
 }
@@ -59,6 +59,7 @@ final class CallRecord: Sendable {
     private let logger: Logger
     private let now: @Sendable () -> ContinuousClock.Instant
     private let warnings = Mutex(WarningThrottle<Kind>(interval: .seconds(1)))
+    private let refusals = Mutex(Recurrence<Kind>(limit: 10, interval: .seconds(600)))
 
     init(
         metrics: any MetricsFactory, logger: Logger,
@@ -91,7 +92,8 @@ final class CallRecord: Sendable {
 
     func failed(_ trace: CallTrace, _ failure: CallFailure) {
         let duration = count(trace, failure.code)
-        guard let level = level(trace, failure.code), logger.logLevel <= level else { return }
+        let level = level(trace, failure.code, at: trace.start + duration)
+        guard logger.logLevel <= level else { return }
         var omitted = 0
         if level > .debug {
             let instant = trace.start + duration
@@ -116,12 +118,20 @@ final class CallRecord: Sendable {
     }
 
     /// A caller that has gone is no trouble of ours; a defect is more than a warning.
-    private func level(_ trace: CallTrace, _ code: StatusCode) -> Logger.Level? {
+    ///
+    /// A request refused for what is in it is worth a look, and `kmsward doctor` makes a few on purpose; only when they
+    /// go on does an API server fail to read or write something.
+    private func level(
+        _ trace: CallTrace, _ code: StatusCode, at now: ContinuousClock.Instant
+    ) -> Logger.Level {
         if trace.isLoggedElsewhere { return .debug }
-        return switch code {
-        case .cancelled: .debug
-        case .internal: .error
-        default: .warning
+        switch code {
+        case .cancelled: return .debug
+        case .internal: return .error
+        case .invalidArgument:
+            let kind = Kind(method: trace.method, code: code)
+            return refusals.withLock { $0.goesOn(kind, at: now) } ? .warning : .notice
+        default: return .warning
         }
     }
 

@@ -14,8 +14,7 @@ struct KeyServiceTests {
     func version() async throws {
         let plugin = Plugin(FakeProvider())
         guard
-            case .version(let reply) = try await plugin.service.perform(
-                .version, deadline: .after(.seconds(3)))
+            case .version(let reply) = try await plugin.perform(.version)
         else { return #expect(Bool(false), "not a version") }
         #expect(reply == VersionReply(version: "v1beta1", runtimeName: "kmsward", runtimeVersion: "1.2.3"))
     }
@@ -187,10 +186,36 @@ struct KeyServiceTests {
         let foreign = DecryptRequest(try await Plugin.started(FakeProvider()).encrypt(random(32)))
         let deadline = Deadline.after(.seconds(60))
         let own = pthread_self()
-        _ = try await plugin.service.perform(.decrypt(foreign), deadline: deadline)
+        _ = try await plugin.perform(.decrypt(foreign), by: deadline)
         #expect(pthread_self() == own)
         #expect(provider.seen.thread != nil && provider.seen.thread != own)
         #expect(provider.seen.deadline == deadline)
+    }
+
+    @Test(
+        "the key_id that answers is told for the log, of neither API one that was not accepted",
+        arguments: KMSAPI.allCases)
+    func acceptedKeyID(_ api: KMSAPI) async throws {
+        let provider = FakeProvider()
+        let plugin = await Plugin.started(provider)
+        let former = try await plugin.encrypt(random(32), api)
+        #expect(plugin.acceptedKeyID == former.keyID)
+        provider.rotate(to: "2")
+        await plugin.settle()
+        let current = try await plugin.encrypt(random(32), api)
+        #expect(plugin.acceptedKeyID == current.keyID)
+        #expect(current.keyID != former.keyID)
+        _ = try await plugin.decrypt(former, api)
+        #expect(plugin.acceptedKeyID == former.keyID, "what the envelope names, not what is active")
+
+        let foreign = try await Plugin.started(FakeProvider(identity: "other")).encrypt(random(32), api)
+        await #expect(throws: KMSFailure.self) { _ = try await plugin.decrypt(foreign, api) }
+        #expect(plugin.acceptedKeyID == "")
+
+        provider.fail(.unwrap, .unavailable)
+        let elsewhere = try await Plugin.started(FakeProvider()).encrypt(random(32), api)
+        await #expect(throws: KMSFailure.self) { _ = try await plugin.decrypt(elsewhere, api) }
+        #expect(plugin.acceptedKeyID == elsewhere.keyID, "a failure behind the acceptance names it too")
     }
 
     @Test("while the backend is down, what is known opens and what is not is refused with its class")

@@ -15,6 +15,7 @@ final class Plugin: Sendable {
     let clock = ManualClock()
     private let seconds: SharedSeconds
     private let uptime = Mutex(Duration.zero)
+    private let accepted = Mutex("")
 
     /// `startingAt` is the time of day at start, seconds since 1970.
     init(
@@ -61,8 +62,19 @@ final class Plugin: Sendable {
         await observe(after: .seconds(90))
     }
 
+    /// The key_id that the last request went by; empty if none was found to answer for it.
+    var acceptedKeyID: String { accepted.withLock { $0 } }
+
+    func perform(
+        _ request: consuming KMSRequest, by deadline: Deadline = .after(.seconds(60))
+    ) async throws(KMSFailure) -> KMSReply {
+        var keyID = ""
+        defer { accepted.withLock { $0 = keyID } }
+        return try await service.perform(request, deadline: deadline, keyID: &keyID)
+    }
+
     func status(by deadline: Deadline = .after(.seconds(60))) async throws(KMSFailure) -> StatusReply {
-        guard case .status(let reply) = try await service.perform(.status, deadline: deadline) else {
+        guard case .status(let reply) = try await perform(.status, by: deadline) else {
             preconditionFailure("a status is answered by a status")
         }
         return reply
@@ -73,7 +85,7 @@ final class Plugin: Sendable {
     ) async throws(KMSFailure) -> EncryptReply {
         let request = EncryptRequest(api: api, plaintext: secret(bytes), uid: "u")
         guard
-            case .encrypted(api, let reply) = try await service.perform(.encrypt(request), deadline: deadline)
+            case .encrypted(api, let reply) = try await perform(.encrypt(request), by: deadline)
         else {
             preconditionFailure("an encrypt is answered by an encrypted")
         }
@@ -84,7 +96,7 @@ final class Plugin: Sendable {
         _ request: DecryptRequest, by deadline: Deadline = .after(.seconds(60))
     ) async throws(KMSFailure) -> [UInt8] {
         guard
-            case .decrypted(_, let bytes) = try await service.perform(.decrypt(request), deadline: deadline)
+            case .decrypted(_, let bytes) = try await perform(.decrypt(request), by: deadline)
         else { preconditionFailure("a decrypt is answered by a decrypted") }
         return array(bytes)
     }

@@ -40,7 +40,9 @@ final class TurningService: KMSServing {
     /// Returns when a dawdling request is under way.
     func untilStarted() async { for await _ in started.stream { return } }
 
-    func perform(_ request: consuming KMSRequest, deadline: Deadline) async throws(KMSFailure) -> KMSReply {
+    func perform(
+        _ request: consuming KMSRequest, deadline: Deadline, keyID: inout String
+    ) async throws(KMSFailure) -> KMSReply {
         seen.withLock { $0.append(deadline) }
         let mood = self.mood.withLock { $0 }
         switch mood {
@@ -65,12 +67,14 @@ final class TurningService: KMSServing {
             return .version(VersionReply(version: "v1beta1", runtimeName: "turning", runtimeVersion: "1.0.0"))
         case .status: return .status(StatusReply(version: "v2", healthz: "ok", keyID: "id"))
         case .encrypt(let request):
+            keyID = "id"
             let turned = Array(contents(request.plaintext).reversed())
             return .encrypted(request.api, EncryptReply(ciphertext: turned, keyID: "id"))
         case .decrypt(let request):
             guard request.api == .v1beta1 || request.keyID == "id" else {
                 throw KMSFailure(.invalidArgument, "key_id is none of ours")
             }
+            keyID = "id"
             let turned = Array(request.ciphertext.reversed())
             return .decrypted(request.api, secret(turned))
         }
@@ -174,11 +178,20 @@ struct Bench {
 
 /// A good v2 Encrypt of a marked plaintext.
 let marker = "TOP-SECRET-PLAINTEXT"
-func goodEncrypt(uid: String = "11111111-2222-3333-4444-555555555555") -> [UInt8] {
-    encoded(.encrypt(EncryptRequest(api: .v2, plaintext: secret(Array(marker.utf8)), uid: uid)))
+func goodEncrypt(
+    uid: String = "11111111-2222-3333-4444-555555555555", _ api: KMSAPI = .v2
+) -> [UInt8] {
+    encoded(
+        .encrypt(
+            EncryptRequest(
+                api: api, plaintext: secret(Array(marker.utf8)), uid: api == .v2 ? uid : "")))
 }
 
-func goodDecrypt(uid: String = "u-1", keyID: String = "id") -> [UInt8] {
+func goodDecrypt(uid: String = "u-1", keyID: String = "id", _ api: KMSAPI = .v2) -> [UInt8] {
     let turned = Array(Array(marker.utf8).reversed())
-    return encoded(.decrypt(DecryptRequest(api: .v2, ciphertext: turned, uid: uid, keyID: keyID)))
+    let request =
+        api == .v2
+        ? DecryptRequest(api: .v2, ciphertext: turned, uid: uid, keyID: keyID)
+        : DecryptRequest(api: .v1beta1, ciphertext: turned)
+    return encoded(.decrypt(request))
 }

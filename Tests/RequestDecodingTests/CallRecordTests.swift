@@ -27,6 +27,18 @@ struct CallRecordTests {
             ])
     }
 
+    @Test(
+        "at debug, v1beta1 calls name the key_id too, though their messages do not",
+        arguments: [KMSMethod.v1Encrypt, .v1Decrypt])
+    func debugLineV1(_ method: KMSMethod) async throws {
+        let bench = Bench(level: .debug)
+        _ = try await bench.call(
+            method, method == .v1Encrypt ? goodEncrypt(.v1beta1) : goodDecrypt(.v1beta1))
+        #expect(bench.log.entries.count == 1)
+        #expect(bench.log.entries.first?.metadata["api"] == "v1beta1")
+        #expect(bench.log.entries.first?.metadata["key_id"] == "id")
+    }
+
     @Test("above debug, nothing as long as all is well")
     func quiet() async throws {
         let bench = Bench(level: .info)
@@ -68,6 +80,26 @@ struct CallRecordTests {
         _ = await bench.failure(.v2Decrypt, goodDecrypt())
         #expect(bench.log.entries.count == 4)
         #expect(bench.log.entries.last?.metadata["count"] == "300")
+    }
+
+    @Test(
+        "refused requests are notices while they are few, as a doctor makes them, and warnings when they go on"
+    )
+    func refusals() async {
+        let bench = Bench(.failing(KMSFailure(.invalidArgument, "damaged")))
+        func refused(_ method: KMSMethod = .v2Decrypt) async -> Logger.Level? {
+            bench.clock.advance(by: .seconds(1))
+            _ = await bench.failure(method, method == .v2Encrypt ? goodEncrypt() : goodDecrypt())
+            return bench.log.entries.last?.level
+        }
+        for _ in 0..<10 { #expect(await refused() == .notice) }
+        #expect(bench.log.entries.count == 10, "they are seen")
+        #expect(bench.log.entries.last?.metadata["error"] == "damaged")
+        #expect(await refused() == .warning)
+        #expect(await refused() == .warning)
+        #expect(await refused(.v2Encrypt) == .notice, "another method is another matter")
+        bench.clock.advance(by: .seconds(600))
+        #expect(await refused() == .notice)
     }
 
     @Test("warnings left out are still there at debug")

@@ -117,8 +117,19 @@ final class HistoryFile: Sendable {
         var met: [RememberedKEK] = []
         var isSaved = true
         /// Whether the file was read, or there was none: only then may it be replaced.
-        var isRead = true
+        var isRead: Bool
         var lastWarning: String?
+
+        /// Puts what the file says before what happened since.
+        mutating func follow(_ earlier: History) {
+            fold()
+            var whole = earlier
+            whole.append(history)
+            isSaved = whole == earlier
+            history = whole
+            known = Set(whole.localKEKs.compactMap(digest))
+            isRead = true
+        }
 
         /// Takes what requests met into the history.
         mutating func fold() {
@@ -139,34 +150,50 @@ final class HistoryFile: Sendable {
     }
 
     private let path: String?
+    private let sync: @Sendable (Int32) -> Int32
     private let state: Mutex<State>
-    /// Held while the file is written: whoever saves next waits, and finds its change written or writes it.
+    /// Held while the file is read or written: whoever saves next waits, and finds its change written or writes it.
     private let writing = Mutex(())
 
     static let maximumBytes = 16 * 1024 * 1024
     /// How many local KEKs requests may add between two saves.
     private static let maximumMet = History.maximumLocalKEKs
 
-    /// Reads the file; a missing one is an empty history, a damaged one is put aside with a warning for the log.
-    init(directory: String?) {
+    /// Nothing is read yet; without a directory nothing ever is.
+    ///
+    /// `sync` is fsync(2), for tests.
+    init(directory: String?, sync: @escaping @Sendable (Int32) -> Int32 = { fsync($0) }) {
         path = directory.map { "\($0)/keyring.json" }
-        var first = State()
-        switch path.map(Self.read) {
-        case nil: warning = nil
-        case .read(let history, let warning):
-            first.history = history
-            first.known = Set(history.localKEKs.compactMap(digest))
-            self.warning = warning
-        case .unreadable(let cause):
-            first.isRead = false
-            warning = cause
-            first.lastWarning = cause
-        }
-        state = Mutex(first)
+        self.sync = sync
+        state = Mutex(State(isRead: path == nil))
     }
 
-    /// What was wrong with the file at start; nil if nothing was.
-    let warning: String?
+    /// Reads the file, if it was not read yet; returns what went wrong and was not returned before, or nil.
+    ///
+    /// A missing one is an empty history, a damaged one is put aside. Blocks for a few system calls.
+    func load() -> String? {
+        guard let path else { return nil }
+        return writing.withLock { _ in news(loadAlone(path)) }
+    }
+
+    /// Call it with `writing` held.
+    private func loadAlone(_ path: String) -> String? {
+        guard !state.withLock({ $0.isRead }) else { return nil }
+        switch Self.read(path) {
+        case .read(let earlier, let warning):
+            state.withLock { $0.follow(earlier) }
+            return warning
+        case .unreadable(let cause): return cause
+        }
+    }
+
+    /// The warning, unless it is the one that was told last.
+    private func news(_ warning: String?) -> String? {
+        state.withLock { state in
+            defer { state.lastWarning = warning }
+            return warning == state.lastWarning ? nil : warning
+        }
+    }
 
     var history: History {
         state.withLock { state in
@@ -209,37 +236,19 @@ final class HistoryFile: Sendable {
     /// old or the new file is there at any time.
     func save() -> String? {
         guard let path else { return nil }
-        let warning = writing.withLock { _ in saveAlone(path) }
-        return state.withLock { state in
-            defer { state.lastWarning = warning }
-            return warning == state.lastWarning ? nil : warning
-        }
+        return writing.withLock { _ in news(saveAlone(path)) }
     }
 
     /// Call it with `writing` held.
     private func saveAlone(_ path: String) -> String? {
-        if !state.withLock({ $0.isRead }) {
-            switch Self.read(path) {
-            case .unreadable(let cause): return cause
-            case .read(let earlier, _):
-                state.withLock { state in
-                    state.fold()
-                    var whole = earlier
-                    whole.append(state.history)
-                    state.history = whole
-                    state.known = Set(whole.localKEKs.compactMap(digest))
-                    state.isRead = true
-                    state.isSaved = false
-                }
-            }
-        }
+        let warning = loadAlone(path)
         let unsaved = state.withLock { state -> History? in
-            guard !state.isSaved else { return nil }
+            guard state.isRead, !state.isSaved else { return nil }
             state.fold()
             state.isSaved = true
             return state.history
         }
-        guard let unsaved, let failure = Self.write(unsaved, to: path) else { return nil }
+        guard let unsaved, let failure = write(unsaved, to: path) else { return warning }
         state.withLock { $0.isSaved = false }
         return "\(path) cannot be written: \(failure): make room and let uid \(geteuid()) write there"
     }
@@ -294,12 +303,12 @@ final class HistoryFile: Sendable {
         }
     }
 
-    private static func write(_ history: History, to path: String) -> String? {
+    private func write(_ history: History, to path: String) -> String? {
         let encoder = JSONEncoder()
         // An escaped slash would be two bytes of base64 for one.
         encoder.outputFormatting = .withoutEscapingSlashes
         guard let data = try? encoder.encode(history) else { return "the history has no JSON form" }
-        guard data.count <= maximumBytes else { return "the history has too many bytes (\(data.count))" }
+        guard data.count <= Self.maximumBytes else { return "the history has too many bytes (\(data.count))" }
         let temporary = "\(path).new"
         let flags = O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC
         var file = unsafe open(temporary, flags, 0o600)
@@ -308,7 +317,7 @@ final class HistoryFile: Sendable {
             _ = unsafe mkdir(String(path[..<slash]), 0o700)
             file = unsafe open(temporary, flags, 0o600)
         }
-        guard file >= 0 else { return reason(errno) }
+        guard file >= 0 else { return Self.reason(errno) }
         var failure = unsafe data.span.withUnsafeBytes { buffer -> Int32 in
             var done = 0
             while done < buffer.count {
@@ -322,24 +331,24 @@ final class HistoryFile: Sendable {
             }
             return 0
         }
-        if failure == 0, fsync(file) != 0 { failure = errno }
+        if failure == 0, sync(file) != 0 { failure = errno }
         close(file)
         if failure == 0, unsafe rename(temporary, path) != 0 { failure = errno }
         guard failure == 0 else {
             unsafe unlink(temporary)
-            return reason(failure)
+            return Self.reason(failure)
         }
         return syncDirectory(of: path)
     }
 
     /// Without this a power cut could bring the former file back.
-    private static func syncDirectory(of path: String) -> String? {
+    private func syncDirectory(of path: String) -> String? {
         guard let slash = path.lastIndex(of: "/") else { return nil }
         let directory = unsafe open(String(path[...slash]), O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        guard directory >= 0 else { return reason(errno) }
+        guard directory >= 0 else { return Self.reason(errno) }
         defer { close(directory) }
         // Some network file systems cannot sync a directory; they have no such promise to give.
-        return fsync(directory) == 0 || errno == EINVAL ? nil : reason(errno)
+        return sync(directory) == 0 || errno == EINVAL ? nil : Self.reason(errno)
     }
 
     private static func reason(_ number: Int32) -> String { unsafe String(cString: strerror(number)) }

@@ -20,7 +20,7 @@ public final class KeyRing: Sendable {
     /// Pause after a failed step of a key that does not serve yet; doubled until it is `observeEvery`.
     private static let firstRetry = Duration.seconds(1)
 
-    /// A ring of at least one key; reads `keyring.json`, calls no backend.
+    /// A ring of at least one key; reads no file and calls no backend, since nobody is listened to yet.
     ///
     /// `factory` makes its metrics: bootstrap the metrics system before. `epochSeconds` is the time of day in seconds
     /// since 1970: local KEKs are dated with it.
@@ -31,9 +31,6 @@ public final class KeyRing: Sendable {
     ) {
         precondition(!settings.keys.isEmpty, "the configuration has at least one key")
         let history = HistoryFile(directory: settings.stateDirectory)
-        if let warning = history.warning {
-            logger.warning("the key history is not read", metadata: [Names.LogKey.error: "\(warning)"])
-        }
         let opened = OpenedLocalKEKs()
         let configured = ConfiguredKeys(accepted: settings.keys.flatMap(\.acceptIdentities))
         self.settings = settings
@@ -51,9 +48,10 @@ public final class KeyRing: Sendable {
     /// The system's time of day, seconds since 1970.
     public static func timeOfDay() -> Int64 { Int64(time(nil)) }
 
-    /// Observes every key until the task is cancelled, each at its own pace.
+    /// Reads `keyring.json`, then observes every key until the task is cancelled, each at its own pace.
     public func run<C: Clock>(clock: C = ContinuousClock()) async where C.Duration == Duration {
         let start = clock.now
+        loadHistory()
         await withTaskGroup(of: Void.self) { group in
             for key in keys {
                 group.addTask { await key.prefetch(clock: clock, retryEvery: self.settings.observeEvery) }
@@ -76,6 +74,7 @@ public final class KeyRing: Sendable {
 
     /// One observation of every key, as `run` makes them.
     func observeOnce(uptime: Duration) async {
+        loadHistory()
         await withTaskGroup(of: Void.self) { group in
             for key in keys { group.addTask { await self.step(key, uptime: uptime) } }
         }
@@ -130,6 +129,12 @@ public final class KeyRing: Sendable {
         await key.step(at: Moment(uptime: uptime, epochSeconds: epochSeconds()))
         saveHistory()
         metrics.publish(key.snapshot(at: epochSeconds()))
+    }
+
+    private func loadHistory() {
+        if let warning = history.load() {
+            logger.warning("the key history is not read", metadata: [Names.LogKey.error: "\(warning)"])
+        }
     }
 
     private func saveHistory() {

@@ -1,7 +1,9 @@
 import EnvelopeCrypto
 import FoundationEssentials
+import Glibc
 import KMSWire
 import RemoteKMS
+import Synchronization
 import Testing
 
 @testable import KeyService
@@ -34,7 +36,7 @@ struct HistoryTests {
         let plugin = await Plugin.started(provider, state: folder.path)
         await plugin.observe(after: .seconds(30 * 86_400))
         #expect(provider.count(.wrap) == 2)
-        var history = HistoryFile(directory: folder.path).history
+        var history = reading(folder.path).history
         for index in history.localKEKs.indices.suffix(broken) { history.localKEKs[index].wrapped[0] ^= 0xff }
         let text = String(decoding: try JSONEncoder().encode(history), as: UTF8.self)
         folder.write(text, to: "keyring.json")
@@ -76,10 +78,10 @@ struct HistoryTests {
         ])
     func damaged(_ text: String) async throws {
         folder.write(text, to: "keyring.json")
-        #expect(HistoryFile(directory: folder.path).warning?.contains("keyring.json.damaged") == true)
+        #expect(reading(folder.path).warning?.contains("keyring.json.damaged") == true)
         let plugin = await Plugin.started(FakeProvider(), state: folder.path)
         #expect(try await plugin.status().healthz == "ok")
-        let written = HistoryFile(directory: folder.path)
+        let written = reading(folder.path)
         #expect(written.warning == nil)
         #expect(written.history.activeKeyIDs == [try await plugin.status().keyID])
         #expect(written.history.localKEKs.count == 1)
@@ -88,9 +90,9 @@ struct HistoryTests {
     @Test("a missing history is a first start: no warning, and the state directory is made")
     func firstStart() async throws {
         let state = "\(folder.path)/state"
-        #expect(HistoryFile(directory: state).warning == nil)
+        #expect(reading(state).warning == nil)
         let plugin = await Plugin.started(FakeProvider(), state: state)
-        #expect(HistoryFile(directory: state).history.activeKeyIDs == [try await plugin.status().keyID])
+        #expect(reading(state).history.activeKeyIDs == [try await plugin.status().keyID])
     }
 
     @Test(
@@ -139,7 +141,7 @@ struct HistoryTests {
         let replica = await Plugin.started(FakeProvider())
         _ = try await plugin.decrypt(replica.encrypt(random(32)))
         await plugin.observe(after: .seconds(30))
-        let history = HistoryFile(directory: folder.path).history
+        let history = reading(folder.path).history
         #expect(history.localKEKs.map { $0.madeAt == nil } == [false, true])
         let restarted = await Plugin.started(provider, state: folder.path)
         let own = DecryptRequest(try await restarted.encrypt(random(32)))
@@ -180,7 +182,7 @@ struct HistoryTests {
         file.activated("id", with: ours)
         for kek in history.localKEKs { file.met(kek) }
         #expect(file.save() == nil)
-        let read = HistoryFile(directory: folder.path)
+        let read = reading(folder.path)
         #expect(read.warning == nil)
         #expect(read.history.localKEKs.count == history.localKEKs.count)
     }
@@ -191,16 +193,16 @@ struct HistoryTests {
         let first = try await Plugin.started(provider, state: folder.path).status().keyID
         let good = folder.text(of: "keyring.json")
         folder.write(String(repeating: "x", count: HistoryFile.maximumBytes + 1), to: "keyring.json")
-        #expect(HistoryFile(directory: folder.path).warning?.contains("is too large") == true)
+        #expect(reading(folder.path).warning?.contains("is too large") == true)
         provider.rotate(to: "2")
         let plugin = await Plugin.started(provider, state: folder.path)
         let second = try await plugin.status().keyID
         await plugin.observe(after: .seconds(30))
         #expect(folder.text(of: "keyring.json").hasPrefix("xxx"))
-        #expect(HistoryFile(directory: folder.path).warning?.contains("is too large") == true)
+        #expect(reading(folder.path).warning?.contains("is too large") == true)
         folder.write(good, to: "keyring.json")
         await plugin.observe(after: .seconds(30))
-        let history = HistoryFile(directory: folder.path).history
+        let history = reading(folder.path).history
         #expect(history.activeKeyIDs == [first, second])
         #expect(history.localKEKs.map(\.keyID) == [first, second])
     }
@@ -217,11 +219,67 @@ struct HistoryTests {
                             name,
                             with: RememberedKEK(keyID: name, suite: 1, wrapped: Data(name.utf8), madeAt: 1))
                         #expect(file.save() == nil)
-                        #expect(HistoryFile(directory: self.folder.path).history.activeKeyIDs.contains(name))
+                        #expect(reading(self.folder.path).history.activeKeyIDs.contains(name))
                     }
                 }
             }
         }
+    }
+
+    @Test(
+        "nothing is read before the ring runs: a state directory that hangs keeps nobody from being listened to"
+    )
+    func readLate() async throws {
+        let provider = FakeProvider()
+        let plugin = await Plugin.started(provider, state: folder.path)
+        let text = folder.text(of: "keyring.json")
+        folder.write("not yet", to: "keyring.json")
+        let restarted = Plugin(provider, state: folder.path)
+        folder.write(text, to: "keyring.json")
+        let watch = Task { await restarted.ring.run(clock: restarted.clock) }
+        #expect(await restarted.ring.waitForFirstVerdict(atMost: .seconds(60)))
+        #expect(try await restarted.status().keyID == plugin.status().keyID)
+        #expect(provider.count(.wrap) == 1, "the local KEK is the remembered one")
+        watch.cancel()
+        await watch.value
+        #expect(reading(folder.path).history.activeKeyIDs == [try await plugin.status().keyID])
+    }
+
+    @Test("the file is synced before it takes its name, the directory after it")
+    func synced() throws {
+        let seen = Mutex<[String]>([])
+        let folder = folder
+        let file = HistoryFile(directory: folder.path) { descriptor in
+            var facts = stat()
+            _ = unsafe fstat(descriptor, &facts)
+            let kind = facts.st_mode & S_IFMT == S_IFDIR ? "directory" : "file"
+            let isNamed = unsafe access("\(folder.path)/keyring.json", F_OK) == 0
+            seen.withLock { $0.append("\(kind), \(isNamed ? "with" : "without") the name") }
+            return fsync(descriptor)
+        }
+        file.activated("id", with: RememberedKEK(keyID: "id", suite: 1, wrapped: Data([1]), madeAt: 1))
+        #expect(file.save() == nil)
+        #expect(seen.withLock { $0 } == ["file, without the name", "directory, with the name"])
+    }
+
+    @Test(
+        "a change that may not survive a power cut is told and written again, at either step",
+        arguments: [1, 2])
+    func unsynced(_ failing: Int) {
+        let count = Mutex(0)
+        let file = HistoryFile(directory: folder.path) { descriptor in
+            let isDue = count.withLock { count in
+                count += 1
+                return count == failing
+            }
+            errno = EIO
+            return isDue ? -1 : fsync(descriptor)
+        }
+        file.activated("id", with: RememberedKEK(keyID: "id", suite: 1, wrapped: Data([1]), madeAt: 1))
+        #expect(file.save()?.contains("cannot be written") == true)
+        #expect(file.save() == nil)
+        #expect(count.withLock { $0 } == failing + 2)
+        #expect(reading(folder.path).history.activeKeyIDs == ["id"])
     }
 
     @Test(
@@ -251,4 +309,11 @@ struct HistoryTests {
         watch.cancel()
         await watch.value
     }
+}
+
+/// What a start would read.
+private func reading(_ directory: String) -> (history: History, warning: String?) {
+    let file = HistoryFile(directory: directory)
+    let warning = file.load()
+    return (file.history, warning)
 }

@@ -60,7 +60,8 @@ let package = Package(
         room("SocketAcceptance", ["CShims", logging]),
         room("RemoteKMS", ["SecureMemory", logging]),
         room(
-            "LocalProvider", path: "Sources/Providers/Local", ["RemoteKMS", "EnvelopeCrypto", "SecureMemory"]),
+            "LocalProvider", path: "Sources/Providers/Local",
+            ["RemoteKMS", "EnvelopeCrypto", "SecureMemory", "CShims"]),
         room(
             "KeyService",
             ["KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "Observability", logging, metrics]),

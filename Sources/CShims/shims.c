@@ -133,15 +133,32 @@ int ksw_open_lock(int directory, const char *name, mode_t mode) {
     return openat(directory, name, O_CREAT | O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, mode);
 }
 
-int ksw_user_id(const char *name, uid_t *uid) {
+// getpwnam_r and getgrnam_r with one shape: the failure's number, whether there is an entry, and its id.
+typedef int (*account_lookup)(const char *name, char *buffer, size_t size, id_t *id, int *is_found);
+
+static int look_up_user(const char *name, char *buffer, size_t size, id_t *id, int *is_found) {
+    struct passwd entry, *found = NULL;
+    int failure = getpwnam_r(name, &entry, buffer, size, &found);
+    if ((*is_found = found != NULL)) *id = entry.pw_uid;
+    return failure;
+}
+
+static int look_up_group(const char *name, char *buffer, size_t size, id_t *id, int *is_found) {
+    struct group entry, *found = NULL;
+    int failure = getgrnam_r(name, &entry, buffer, size, &found);
+    if ((*is_found = found != NULL)) *id = entry.gr_gid;
+    return failure;
+}
+
+// Looks an account up with as much memory as its entry takes.
+static int account_id(account_lookup look_up, const char *name, id_t *id) {
     for (size_t size = 1024; size <= (1u << 20); size *= 4) {
         char *buffer = malloc(size);
-        struct passwd entry, *found = NULL;
         if (buffer == NULL) return -1;
-        int failure = getpwnam_r(name, &entry, buffer, size, &found);
-        if (found != NULL) *uid = entry.pw_uid;
+        int is_found = 0;
+        int failure = look_up(name, buffer, size, id, &is_found);
         free(buffer);
-        if (found != NULL) return 0;
+        if (is_found) return 0;
         if (failure == 0 || failure == ENOENT) return 1;
         if (failure != ERANGE) {
             errno = failure;
@@ -152,24 +169,8 @@ int ksw_user_id(const char *name, uid_t *uid) {
     return -1;
 }
 
-int ksw_group_id(const char *name, gid_t *gid) {
-    for (size_t size = 1024; size <= (1u << 20); size *= 4) {
-        char *buffer = malloc(size);
-        struct group entry, *found = NULL;
-        if (buffer == NULL) return -1;
-        int failure = getgrnam_r(name, &entry, buffer, size, &found);
-        if (found != NULL) *gid = entry.gr_gid;
-        free(buffer);
-        if (found != NULL) return 0;
-        if (failure == 0 || failure == ENOENT) return 1;
-        if (failure != ERANGE) {
-            errno = failure;
-            return -1;
-        }
-    }
-    errno = ERANGE;
-    return -1;
-}
+int ksw_user_id(const char *name, uid_t *uid) { return account_id(look_up_user, name, uid); }
+int ksw_group_id(const char *name, gid_t *gid) { return account_id(look_up_group, name, gid); }
 
 const uint32_t ksw_poll_readable = EPOLLIN;
 const uint32_t ksw_poll_arrivals = EPOLLIN | EPOLLRDHUP | EPOLLET;

@@ -1,6 +1,6 @@
 internal import ArgumentParser
 internal import EnvelopeCrypto
-private import LocalProvider
+internal import LocalProvider
 
 /// `kmsward key ...`: the key file of the local provider.
 struct KeyCommand: ParsableCommand {
@@ -14,7 +14,7 @@ struct KeyCommand: ParsableCommand {
 
     /// The file that a subcommand works on.
     struct FileOption: ParsableArguments {
-        @Option(help: ArgumentHelp("The key file.", valueName: "path"))
+        @Option(help: ArgumentHelp("The key file.", valueName: "path"), completion: .file())
         var file: String
     }
 
@@ -30,7 +30,7 @@ struct KeyCommand: ParsableCommand {
             help: ArgumentHelp(
                 "How the file's keys wrap: \(Suite.allCases.map(\.configurationName).joined(separator: ", ")).",
                 valueName: "suite"),
-            transform: parseSuite)
+            completion: .list(Suite.allCases.map(\.configurationName)), transform: parseSuite)
         var suite = Suite.aes256GCM
 
         func run() throws {
@@ -66,18 +66,17 @@ struct KeyCommand: ParsableCommand {
 
         @OptionGroup var target: FileOption
 
-        @Argument(help: ArgumentHelp("The version, as key add printed it.", valueName: "version"))
-        var version: String
+        @Argument(
+            help: ArgumentHelp("The version, as key add printed it.", valueName: "version"),
+            transform: parseVersion)
+        var version: KeyUUID
 
         func run() throws {
-            guard let id = KeyUUID(version) else {
-                throw ValidationError(
-                    "\"\(version)\" is not a version: it looks like 01234567-89ab-4cde-8f01-23456789abcd")
+            let isNew = try reporting { () throws(LocalKeyFileError) in
+                try LocalKeyFile.activate(at: target.file, version: version)
             }
-            let facts = try reporting { () throws(LocalKeyFileError) in
-                try LocalKeyFile.activate(at: target.file, version: id)
-            }
-            print("version \(facts.active.id) is active; the one before still decrypts")
+            guard isNew else { return print("version \(version) is active already; nothing was changed") }
+            print("version \(version) is active; the one before still decrypts")
             print("Copy \(target.file) to every other host too; then let the API server rewrite the Secrets.")
         }
     }
@@ -99,6 +98,14 @@ struct KeyCommand: ParsableCommand {
             }
         }
     }
+}
+
+/// Reads the name of a key version.
+private func parseVersion(_ text: String) throws -> KeyUUID {
+    guard let version = KeyUUID(text) else {
+        throw ValidationError("a version looks like 01234567-89ab-4cde-8f01-23456789abcd")
+    }
+    return version
 }
 
 /// Reads the name of a suite that the OpenSSL here has.

@@ -1,5 +1,6 @@
 import EnvelopeCrypto
 import Glibc
+import SecureMemory
 import Testing
 
 @testable import LocalProvider
@@ -48,6 +49,52 @@ struct LocalKeyFileTests {
         if kind == "file" { #expect(folder.text(of: "local.keys") == "precious") }
     }
 
+    @Test(
+        "a new file gets its name whatever the file system can do, and never over another one",
+        arguments: [[.rename], [.link], [.writeInPlace], KeyFileAccess.Placement.allCases])
+    func placement(_ ways: [KeyFileAccess.Placement]) throws {
+        let folder = TemporaryFolder()
+        let access = KeyFileAccess(path: folder.path("local.keys"))
+        try access.create(secret("one"), by: ways)
+        #expect(folder.text(of: "local.keys") == "one")
+        #expect(folder.facts(of: "local.keys").mode == 0o600)
+        #expect(folder.names() == ["local.keys"], "no second copy of the keys")
+        let error = #expect(throws: LocalKeyFileError.self) {
+            try access.create(secret("two"), by: ways)
+        }
+        #expect(error?.reason == .exists)
+        #expect(folder.text(of: "local.keys") == "one")
+    }
+
+    @Test(
+        "a name that is taken after it was looked at stays with who took it",
+        arguments: KeyFileAccess.Placement.allCases)
+    func lateTaken(_ way: KeyFileAccess.Placement) throws {
+        let folder = TemporaryFolder()
+        let access = KeyFileAccess(path: folder.path("local.keys"))
+        let temporary = folder.path(".local.keys.new")
+        folder.write("ours", to: ".local.keys.new")
+        folder.write("theirs", to: "local.keys")
+        let content = secret("ours")
+        let error = #expect(throws: LocalKeyFileError.self) {
+            try access.place(temporary, holding: content, by: [way])
+        }
+        #expect(error?.reason == .exists)
+        #expect(folder.text(of: "local.keys") == "theirs")
+        #expect(folder.names() == ["local.keys"])
+    }
+
+    @Test("where a file system has none of the ways, it is told and nothing is left")
+    func noWay() throws {
+        let folder = TemporaryFolder()
+        let access = KeyFileAccess(path: folder.path("local.keys"))
+        let error = #expect(throws: LocalKeyFileError.self) {
+            try access.create(secret("one"), by: [])
+        }
+        #expect(error?.reason == .unwritable)
+        #expect(folder.names() == [])
+    }
+
     @Test("two files never have the same identity, version or key")
     func distinct() throws {
         let folder = TemporaryFolder()
@@ -69,14 +116,25 @@ struct LocalKeyFileTests {
         let between = try LocalKeyFile.list(at: path)
         #expect(between.active == first.active)
         #expect(between.id == first.id)
-        let after = try LocalKeyFile.activate(at: path, version: added.id)
+        #expect(try LocalKeyFile.activate(at: path, version: added.id))
+        let after = try LocalKeyFile.list(at: path)
         #expect(after.versions.map(\.state) == [.retired, .active])
-        #expect(try LocalKeyFile.list(at: path) == after)
+        #expect(after.active.id == added.id)
         #expect(folder.facts(of: "local.keys").mode == 0o600)
         #expect(folder.names() == ["local.keys"])
     }
 
-    @Test("a retired, active or unknown version cannot be activated, and the file stays as it was")
+    @Test("the version that is active already is no error, and the file is not touched")
+    func activeAlready() throws {
+        let folder = TemporaryFolder()
+        let path = folder.path("local.keys")
+        let made = try LocalKeyFile.create(at: path, suite: .aes256GCM)
+        let before = try KeyFileAccess(path: path).stamp()
+        #expect(try LocalKeyFile.activate(at: path, version: made.active.id) == false)
+        #expect(try KeyFileAccess(path: path).stamp() == before)
+    }
+
+    @Test("a retired or unknown version cannot be activated, and the file stays as it was")
     func refusedActivation() throws {
         let folder = TemporaryFolder()
         let path = folder.path("local.keys")
@@ -85,8 +143,7 @@ struct LocalKeyFileTests {
         try LocalKeyFile.activate(at: path, version: second.id)
         let before = folder.text(of: "local.keys")
         for (version, reason) in [
-            (first.active.id, LocalKeyFileError.Reason.notActivatable), (second.id, .notActivatable),
-            (KeyUUID(), .unknownVersion),
+            (first.active.id, LocalKeyFileError.Reason.notActivatable), (KeyUUID(), .unknownVersion),
         ] {
             let error = #expect(throws: LocalKeyFileError.self) {
                 try LocalKeyFile.activate(at: path, version: version)
@@ -179,6 +236,66 @@ struct BrokenKeyFileTests {
         #expect(folder.text(of: "local.keys") == content)
     }
 
+    @Test(
+        "a foreign or empty file is called so even if everybody can read it: nobody is to chmod or chown it")
+    func foreignFirst() throws {
+        let folder = TemporaryFolder()
+        for (content, reason) in [("root:x:0:0\n", LocalKeyFileError.Reason.foreign), ("", .empty)] {
+            folder.write(content, to: "passwd")
+            folder.setMode(0o644, of: "passwd")
+            if geteuid() == 0 { folder.setOwner(4242, 4243, of: "passwd") }
+            for isDaemon in [false, true] {
+                let error = #expect(throws: LocalKeyFileError.self) {
+                    _ =
+                        try isDaemon
+                        ? LocalKeyFile.load(at: folder.path("passwd"))
+                        : LocalKeyFile.list(at: folder.path("passwd"))
+                }
+                #expect(error?.reason == reason)
+                #expect(error?.remedy.contains("chmod") == false && error?.remedy.contains("chown") == false)
+            }
+        }
+    }
+
+    @Test("an empty file gets the same advice from every command")
+    func emptyAdvice() throws {
+        let folder = TemporaryFolder()
+        let path = folder.path("local.keys")
+        folder.write("", to: "local.keys")
+        let said = [
+            #expect(throws: LocalKeyFileError.self) { try LocalKeyFile.create(at: path, suite: .aes256GCM) },
+            #expect(throws: LocalKeyFileError.self) { try LocalKeyFile.list(at: path) },
+            #expect(throws: LocalKeyFileError.self) { try LocalKeyFile.add(at: path) },
+        ]
+        #expect(Set(said.map { $0?.description }).count == 1)
+        #expect(said[0]?.reason == .empty)
+        #expect(said[0]?.remedy.contains("restore it") == true)
+        #expect(folder.names() == ["local.keys"])
+    }
+
+    @Test("errors name the file as the operator did, also where it is a link")
+    func namedAsTyped() throws {
+        let folder = TemporaryFolder()
+        folder.makeDirectory("real")
+        folder.write("kmsward local keys 1\n", to: "real/local.keys")
+        folder.link("link.keys", to: "real/local.keys")
+        folder.link("elsewhere", to: "real")
+        for name in ["link.keys", "elsewhere/local.keys", "./real/local.keys", "real/../none.keys"] {
+            let path = folder.path(name)
+            let said = [
+                #expect(throws: LocalKeyFileError.self) { try LocalKeyFile.list(at: path) },
+                #expect(throws: LocalKeyFileError.self) { try LocalKeyFile.add(at: path) },
+                #expect(throws: LocalKeyFileError.self) {
+                    try LocalKeyFile.activate(at: path, version: KeyUUID())
+                },
+            ]
+            for error in said {
+                #expect(error?.path == path)
+                #expect(error?.description.contains(" \(path) ") == true)
+            }
+        }
+    }
+
     @Test("a directory or a pipe is named as such", arguments: ["directory", "pipe"])
     func notAFile(_ kind: String) {
         let folder = TemporaryFolder()
@@ -199,10 +316,11 @@ struct BrokenKeyFileTests {
         #expect(error?.summary.contains(String(mode, radix: 8)) == true)
     }
 
-    @Test("the daemon refuses another user's file; root may still edit it, and it stays that user's")
+    // Only root can give a file away; others cannot meet this case with a file of mode 0600.
+    @Test(
+        "the daemon refuses another user's file; root may still edit it, and it stays that user's",
+        .enabled(if: geteuid() == 0, "giving a file away needs root"))
     func wrongOwner() throws {
-        // Only root can give a file away; others cannot meet this case with a file of mode 0600.
-        guard geteuid() == 0 else { return }
         let folder = TemporaryFolder()
         let path = folder.path("local.keys")
         try LocalKeyFile.create(at: path, suite: .aes256GCM)
@@ -337,4 +455,8 @@ private func limitFileSize(_ bytes: UInt) {
     signal(SIGXFSZ, SIG_IGN)
     var limit = rlimit(rlim_cur: bytes, rlim_max: bytes)
     precondition(unsafe setrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &limit) == 0)
+}
+
+private func secret(_ text: String) -> SecretBytes {
+    unsafe SecretBytes(copying: Array(text.utf8).span.bytes)
 }

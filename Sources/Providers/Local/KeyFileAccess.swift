@@ -1,5 +1,6 @@
 // The system calls on a key file: checked reading into wiped memory, and replacement that is never half done.
 
+private import CShims
 internal import EnvelopeCrypto
 private import Glibc
 internal import SecureMemory
@@ -13,12 +14,13 @@ struct FileStamp: Sendable, Equatable {
     let changed: [Int]
 }
 
-/// A file as it was read: its bytes, its stamp, and whose it is.
+/// A file as it was read: its bytes, its stamp, whose it is, and who may do what with it.
 struct FileContent: ~Copyable {
     let bytes: SecretBytes
     let stamp: FileStamp
     let owner: UInt32
     let group: UInt32
+    let mode: UInt32
 }
 
 /// Who wants to read a key file.
@@ -37,37 +39,46 @@ private struct Descriptor: ~Copyable {
 
 /// A key file's path and what may be done to it.
 struct KeyFileAccess {
+    /// As the operator wrote it: every message names it so.
     let path: String
+    /// Where the file is: another location than `path` only if that is a symbolic link.
+    private let location: String
+
+    init(path: String) { self.init(path: path, location: path) }
+
+    private init(path: String, location: String) {
+        self.path = path
+        self.location = location
+    }
 
     private var directory: String {
-        guard let slash = path.lastIndex(of: "/") else { return "." }
-        return slash == path.startIndex ? "/" : String(path[..<slash])
+        guard let slash = location.lastIndex(of: "/") else { return "." }
+        return slash == location.startIndex ? "/" : String(location[..<slash])
     }
 
     private var name: String {
-        guard let slash = path.lastIndex(of: "/") else { return path }
-        return String(path[path.index(after: slash)...])
+        guard let slash = location.lastIndex(of: "/") else { return location }
+        return String(location[location.index(after: slash)...])
     }
 
     /// The stamp of the file as it lies there now, for one `stat`.
     func stamp() throws(LocalKeyFileError) -> FileStamp {
         var facts = stat()
-        guard unsafe fstatat(AT_FDCWD, path, &facts, 0) == 0 else { throw cannotRead(errno) }
+        guard unsafe fstatat(AT_FDCWD, location, &facts, 0) == 0 else { throw cannotRead(errno) }
         return Self.stamp(of: facts)
     }
 
-    /// Reads the whole file after checking that it is a regular file which nobody but its owner can read.
-    func read(for reader: FileReader) throws(LocalKeyFileError) -> FileContent {
-        let file = Descriptor(number: unsafe open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY))
+    /// Reads the whole of a regular file; what is in it and whose it is are the caller's to check.
+    func read() throws(LocalKeyFileError) -> FileContent {
+        let file = Descriptor(number: unsafe open(location, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY))
         guard file.number >= 0 else { throw cannotRead(errno) }
         var facts = stat()
         guard unsafe fstat(file.number, &facts) == 0 else { throw cannotRead(errno) }
-        try check(facts, for: reader)
-        guard facts.st_size > 0 else {
-            throw error(
-                .empty, "is empty",
-                remedy: "restore it from a backup or another host, or remove it and run `kmsward key init`")
+        guard facts.st_mode & S_IFMT == S_IFREG else {
+            let kind = facts.st_mode & S_IFMT == S_IFDIR ? "is a directory" : "is not a regular file"
+            throw error(.notAFile, kind, remedy: "name the key file itself")
         }
+        guard facts.st_size > 0 else { throw empty() }
         guard facts.st_size <= LocalKeyFile.maximumBytes else {
             throw error(
                 .tooLarge, "has more than \(LocalKeyFile.maximumBytes) bytes, which no key file has",
@@ -91,7 +102,8 @@ struct KeyFileAccess {
             }
         }
         return FileContent(
-            bytes: bytes, stamp: Self.stamp(of: facts), owner: facts.st_uid, group: facts.st_gid)
+            bytes: bytes, stamp: Self.stamp(of: facts), owner: facts.st_uid, group: facts.st_gid,
+            mode: facts.st_mode)
     }
 
     /// Runs `body` while nobody else who asks this way changes a key file of the directory.
@@ -118,23 +130,54 @@ struct KeyFileAccess {
         return try body()
     }
 
+    /// A way to give a finished file its name without taking the name from another.
+    enum Placement: CaseIterable {
+        /// renameat2(2) with RENAME_NOREPLACE: one step, where the file system knows it.
+        case rename
+        /// link(2), for kernels and file systems without that.
+        case link
+        /// A new file under the name itself, for file systems without links, such as vfat: a power cut in the middle
+        /// leaves a file that is told as empty or cut off.
+        case writeInPlace
+    }
+
     /// Writes a new file; throws `.exists` rather than touch one that is there.
     ///
-    /// Call it under the edit lock.
-    func create(_ content: borrowing SecretBytes) throws(LocalKeyFileError) {
+    /// Call it under the edit lock. `ways` are tried in turn for as long as the file system lacks them.
+    func create(
+        _ content: borrowing SecretBytes, by ways: [Placement] = Placement.allCases
+    ) throws(LocalKeyFileError) {
         var facts = stat()
-        if unsafe lstat(path, &facts) == 0 { throw alreadyThere() }
-        let temporary = try writeTemporary(content, owner: nil)
-        // link(2) fails if the name is taken; rename(2) would take it over.
-        guard unsafe link(temporary, path) == 0 else {
-            let failure = errno
-            unsafe unlink(temporary)
-            if failure == EEXIST { throw alreadyThere() }
-            throw cannotWrite(failure)
+        if unsafe lstat(location, &facts) == 0 {
+            throw facts.st_mode & S_IFMT == S_IFREG && facts.st_size == 0 ? empty() : alreadyThere()
         }
-        unsafe unlink(temporary)
+        try place(write(content, to: temporaryPath, owner: nil), holding: content, by: ways)
         try syncDirectory()
     }
+
+    /// Gives the finished file its name; whatever happens, nothing is left at `temporary`.
+    func place(
+        _ temporary: String, holding content: borrowing SecretBytes, by ways: [Placement]
+    ) throws(LocalKeyFileError) {
+        var failure = ENOTSUP
+        for way in ways {
+            switch way {
+            case .rename: failure = unsafe ksw_rename_new(AT_FDCWD, temporary, location) == 0 ? 0 : errno
+            case .link: failure = unsafe Glibc.link(temporary, location) == 0 ? 0 : errno
+            case .writeInPlace:
+                unsafe unlink(temporary)
+                _ = try write(content, to: location, owner: nil)
+                failure = 0
+            }
+            guard Self.meansLacking.contains(failure) else { break }
+        }
+        unsafe unlink(temporary)
+        if failure == EEXIST { throw alreadyThere() }
+        guard failure == 0 else { throw cannotWrite(failure) }
+    }
+
+    /// What file systems and kernels answer to a call that they do not have; link(2) says EPERM.
+    private static let meansLacking = [EINVAL, ENOSYS, ENOTSUP, EPERM]
 
     /// Replaces the file by one with other content and the same owner.
     ///
@@ -142,8 +185,8 @@ struct KeyFileAccess {
     func replace(
         with content: borrowing SecretBytes, ownedBy owner: UInt32, _ group: UInt32
     ) throws(LocalKeyFileError) {
-        let temporary = try writeTemporary(content, owner: (owner, group))
-        guard unsafe rename(temporary, path) == 0 else {
+        let temporary = try write(content, to: temporaryPath, owner: (owner, group))
+        guard unsafe rename(temporary, location) == 0 else {
             let failure = errno
             unsafe unlink(temporary)
             throw cannotWrite(failure)
@@ -151,36 +194,50 @@ struct KeyFileAccess {
         try syncDirectory()
     }
 
-    /// The same path with symbolic links followed, so that a replacement does not replace a link.
+    /// The file that a symbolic link leads to, still called as the operator wrote it, so that a replacement does not
+    /// replace the link.
     func resolved() -> KeyFileAccess {
-        guard let real = unsafe realpath(path, nil) else { return self }
+        var facts = stat()
+        guard unsafe lstat(path, &facts) == 0, facts.st_mode & S_IFMT == S_IFLNK,
+            let real = unsafe realpath(path, nil)
+        else { return self }
         defer { unsafe free(real) }
-        return KeyFileAccess(path: unsafe String(cString: real))
+        return KeyFileAccess(path: path, location: unsafe String(cString: real))
     }
 
-    /// Writes the bytes beside the file, synced to disk, and returns where; leaves nothing if it fails.
-    ///
-    /// The name is fixed: what a killed process left there is removed by the next one, which holds the lock.
-    private func writeTemporary(
-        _ content: borrowing SecretBytes, owner: (UInt32, UInt32)?
+    /// Beside the file; what a killed process left there is removed by the next one, which holds the lock.
+    private var temporaryPath: String {
+        let leftover = "\(directory)/.\(name).new"
+        unsafe unlink(leftover)
+        return leftover
+    }
+
+    /// Writes the bytes to a new file, synced to disk, and returns its path; leaves nothing if it fails.
+    private func write(
+        _ content: borrowing SecretBytes, to target: String, owner: (UInt32, UInt32)?
     ) throws(LocalKeyFileError) -> String {
-        let temporary = "\(directory)/.\(name).new"
-        unsafe unlink(temporary)
         let file = Descriptor(
-            number: unsafe open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o600))
-        guard file.number >= 0 else { throw cannotWrite(errno) }
-        var failure: Int32 = 0
-        if fchmod(file.number, 0o600) != 0 { failure = errno }
+            number: unsafe open(target, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o600))
+        guard file.number >= 0 else { throw errno == EEXIST ? alreadyThere() : cannotWrite(errno) }
+        var failure = Self.makePrivate(file)
         if failure == 0, let owner, geteuid() == 0, fchown(file.number, owner.0, owner.1) != 0 {
             failure = errno
         }
         if failure == 0 { failure = Self.write(content, to: file) }
         if failure == 0, fsync(file.number) != 0 { failure = errno }
         if failure != 0 {
-            unsafe unlink(temporary)
+            unsafe unlink(target)
             throw cannotWrite(failure)
         }
-        return temporary
+        return target
+    }
+
+    /// Mode 0600 whatever the umask; a file system without modes is left alone if it shows the file to its owner only.
+    private static func makePrivate(_ file: borrowing Descriptor) -> Int32 {
+        var facts = stat()
+        guard unsafe fstat(file.number, &facts) == 0 else { return errno }
+        if facts.st_mode & 0o677 == 0o600 { return 0 }
+        return fchmod(file.number, 0o600) == 0 ? 0 : errno
     }
 
     /// Writes all bytes; returns 0 or the error number.
@@ -211,23 +268,22 @@ struct KeyFileAccess {
         }
     }
 
-    private func check(_ facts: stat, for reader: FileReader) throws(LocalKeyFileError) {
-        guard facts.st_mode & S_IFMT == S_IFREG else {
-            let kind = facts.st_mode & S_IFMT == S_IFDIR ? "is a directory" : "is not a regular file"
-            throw error(.notAFile, kind, remedy: "name the key file itself")
-        }
+    /// Checks that nobody but the file's owner can read it, and that the owner is one whom the reader trusts.
+    func checkPrivacy(
+        of content: borrowing FileContent, for reader: FileReader
+    ) throws(LocalKeyFileError) {
         let isTrustedOwner =
-            facts.st_uid == 0 || facts.st_uid == geteuid() || (reader == .tool && geteuid() == 0)
+            content.owner == 0 || content.owner == geteuid() || (reader == .tool && geteuid() == 0)
         guard isTrustedOwner else {
             throw error(
                 .wrongOwner,
-                "belongs to uid \(facts.st_uid), who is neither root nor this process (uid \(geteuid()))",
+                "belongs to uid \(content.owner), who is neither root nor this process (uid \(geteuid()))",
                 remedy: "chown it to root or to uid \(geteuid())")
         }
-        guard facts.st_mode & 0o077 == 0 else {
+        guard content.mode & 0o077 == 0 else {
             throw error(
                 .exposed,
-                "is open to others than its owner (mode \(String(facts.st_mode & 0o7777, radix: 8)))",
+                "is open to others than its owner (mode \(String(content.mode & 0o7777, radix: 8)))",
                 remedy: "chmod 600 \(path), and rotate the key if somebody may have read it")
         }
     }
@@ -258,6 +314,14 @@ struct KeyFileAccess {
         error(
             .unwritable, "cannot be written: \(Self.reason(number)); nothing was changed",
             remedy: "make room and let this user write in directory \(directory)")
+    }
+
+    private func empty() -> LocalKeyFileError {
+        error(
+            .empty, "is empty",
+            remedy:
+                "restore it from a backup or another host; only if it never held a key, remove it and run "
+                + "`kmsward key init --file \(path)`")
     }
 
     private func alreadyThere() -> LocalKeyFileError {

@@ -74,21 +74,22 @@ public enum LocalKeyFile {
     /// Copy the file to every host before activating it, so that each reads what any of them writes.
     @discardableResult
     public static func add(at path: String) throws(LocalKeyFileError) -> Version {
-        let facts = try edit(path) { (keys, _) throws(LocalKeyFileError) -> LocalKeys in
+        let entry = LocalKeys.Entry.make(.added)
+        try edit(path) { (keys, _) throws(LocalKeyFileError) -> LocalKeys in
             LocalKeys(
-                id: keys.id, suite: keys.suite, entries: keys.entries + [.make(.added)],
-                activeIndex: keys.activeIndex)
+                id: keys.id, suite: keys.suite, entries: keys.entries + [entry], activeIndex: keys.activeIndex
+            )
         }
-        return facts.versions[facts.versions.count - 1]
+        return entry.version
     }
 
     /// Makes an added version the one that wraps; the one before retires.
     ///
-    /// Throws `.notActivatable` for a retired version, whose key_id was announced once and must never come back, and
-    /// for the active one.
+    /// False if the version is active already, and then nothing is written. Throws `.notActivatable` for a retired
+    /// version, whose key_id was announced once and must never come back.
     @discardableResult
-    public static func activate(at path: String, version: KeyUUID) throws(LocalKeyFileError) -> Facts {
-        try edit(path) { (keys, access) throws(LocalKeyFileError) -> LocalKeys in
+    public static func activate(at path: String, version: KeyUUID) throws(LocalKeyFileError) -> Bool {
+        try edit(path) { (keys, access) throws(LocalKeyFileError) -> LocalKeys? in
             guard let index = keys.entries.firstIndex(where: { $0.version.id == version }) else {
                 throw access.error(
                     .unknownVersion, "has no version \(version)",
@@ -96,9 +97,7 @@ public enum LocalKeyFile {
             }
             switch keys.entries[index].version.state {
             case .added: break
-            case .active:
-                throw access.error(
-                    .notActivatable, "has version \(version) active already", remedy: "nothing is to be done")
+            case .active: return nil
             case .retired:
                 throw access.error(
                     .notActivatable, "has version \(version) retired, and a key_id may never come back",
@@ -108,7 +107,7 @@ public enum LocalKeyFile {
             entries[keys.activeIndex] = entries[keys.activeIndex].in(.retired)
             entries[index] = entries[index].in(.active)
             return LocalKeys(id: keys.id, suite: keys.suite, entries: entries, activeIndex: index)
-        }
+        } != nil
     }
 
     /// Reads what may be said of a key file.
@@ -130,15 +129,17 @@ public enum LocalKeyFile {
         return try access.withCrypto { () throws(CryptoFailure) in try keys.text() }
     }
 
+    /// Replaces the keys by what `change` makes of them; nil, and nothing is written, if it makes nothing.
+    @discardableResult
     private static func edit(
-        _ path: String, _ change: (LocalKeys, KeyFileAccess) throws(LocalKeyFileError) -> LocalKeys
-    ) throws(LocalKeyFileError) -> Facts {
+        _ path: String, _ change: (LocalKeys, KeyFileAccess) throws(LocalKeyFileError) -> LocalKeys?
+    ) throws(LocalKeyFileError) -> LocalKeys? {
         let access = KeyFileAccess(path: path).resolved()
-        return try access.withEditLock { () throws(LocalKeyFileError) -> Facts in
+        return try access.withEditLock { () throws(LocalKeyFileError) -> LocalKeys? in
             let before = try LocalKeys.read(access, for: .tool)
-            let after = try change(before.keys, access)
+            guard let after = try change(before.keys, access) else { return nil }
             try access.replace(with: written(after, access), ownedBy: before.owner, before.group)
-            return after.facts
+            return after
         }
     }
 }

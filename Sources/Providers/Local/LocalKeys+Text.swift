@@ -35,12 +35,15 @@ extension LocalKeys {
     static func read(
         _ access: KeyFileAccess, for reader: FileReader
     ) throws(LocalKeyFileError) -> (keys: LocalKeys, stamp: FileStamp, owner: UInt32, group: UInt32) {
-        let content = try access.read(for: reader)
+        let content = try access.read()
+        // In this order: nobody is to chmod or chown a file that is something else.
+        try checkMagic(content.bytes, access: access)
+        try access.checkPrivacy(of: content, for: reader)
         let keys = try LocalKeys(parsing: content.bytes, access: access)
         return (keys, content.stamp, content.owner, content.group)
     }
 
-    /// Parses a whole key file; `access` is for the errors only.
+    /// Parses a file that begins as a key file does; `access` is for the errors only.
     init(parsing content: borrowing SecretBytes, access: KeyFileAccess) throws(LocalKeyFileError) {
         let lines = content.withBytes { lineRanges(in: $0) }
         try Self.checkFrame(content, lines.complete, rest: lines.rest, access: access)
@@ -95,16 +98,23 @@ extension LocalKeys {
         self.init(id: file, suite: suite, entries: entries, activeIndex: active[0])
     }
 
-    /// Tells a foreign file, an unknown format and a missing end from a whole file.
-    private static func checkFrame(
-        _ content: borrowing SecretBytes, _ complete: [Range<Int>], rest: Range<Int>, access: KeyFileAccess
+    /// Tells a foreign file from a key file, of which perhaps only the beginning is there.
+    private static func checkMagic(
+        _ content: borrowing SecretBytes, access: KeyFileAccess
     ) throws(LocalKeyFileError) {
-        let head = content.withBytes { openText($0, (complete.first ?? rest).prefix(64)) }
-        guard head.hasPrefix(magic) || (complete.isEmpty && magic.hasPrefix(head)) else {
+        let head = content.withBytes { openText($0, (0..<$0.byteCount).prefix(magic.utf8.count)) }
+        guard magic.hasPrefix(head) else {
             throw access.error(
                 .foreign, "is not a key file of kmsward: its first line is not `\(magic)\(formatVersion)`",
                 remedy: "name the right file")
         }
+    }
+
+    /// Tells an unknown format and a missing end from a whole file.
+    private static func checkFrame(
+        _ content: borrowing SecretBytes, _ complete: [Range<Int>], rest: Range<Int>, access: KeyFileAccess
+    ) throws(LocalKeyFileError) {
+        let head = content.withBytes { openText($0, (complete.first ?? rest).prefix(64)) }
         guard complete.isEmpty || head == magic + formatVersion else {
             throw access.error(
                 .unknownFormat,

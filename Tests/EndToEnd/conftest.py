@@ -3,8 +3,8 @@
     python3 -m venv .venv && .venv/bin/pip install -r Tests/EndToEnd/requirements.txt
     swift build -c release --static-swift-stdlib && .venv/bin/pytest Tests/EndToEnd
 
-KMSWARD_BIN names another binary. Needs Linux; some fault tests need root, the grpc-go tests need Debian's
-golang-google-grpc-dev; without them these are skipped, and say so.
+KMSWARD_BIN names another binary. Needs Linux and what `ops/dev/install-packages test` installs: where that is missing
+tests fail. Some fault tests need root, and are skipped without it; the end of the run lists what was skipped.
 """
 
 import os
@@ -86,4 +86,6 @@ def kms(shared):
 @pytest.fixture(scope="session")
 def goclient(tmp_path_factory):
     """The grpc-go client, built once."""
+    missing = gobuild.missing()
+    assert missing is None, f"{missing}: ops/dev/install-packages test"
     return gobuild.build(REPOSITORY / "Tests" / "EndToEnd" / "goclient", tmp_path_factory.mktemp("go"), "goclient")

@@ -6,10 +6,7 @@ import subprocess
 
 import pytest
 
-import gobuild
 from daemon import eventually
-
-pytestmark = pytest.mark.skipif(gobuild.missing() is not None, reason=str(gobuild.missing()))
 
 
 def run(goclient, path, *arguments, timeout=120):

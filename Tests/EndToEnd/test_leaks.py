@@ -1,13 +1,8 @@
 """A hundred thousand calls and ten thousand given up leave memory, descriptors and threads where they were."""
 
-import pytest
-
 import contract
-import gobuild
 from daemon import eventually
 from test_grpc_go import run
-
-pytestmark = pytest.mark.skipif(gobuild.missing() is not None, reason=str(gobuild.missing()))
 
 #: What glibc's arenas and C-core's pools may keep once idle, in MiB; a leak of 1 KiB a call would be 100.
 MEMORY, THREADS = 24, 8

@@ -154,22 +154,18 @@ import Testing
 
     // MARK: tools
 
-    @Test(
-        "promtool finds nothing to complain about", .enabled(if: Tool.promtool != nil, "promtool is not here")
-    )
+    @Test("promtool finds nothing to complain about")
     func promtool() async throws {
-        let tool = try #require(Tool.promtool)
+        let tool = try #require(Tool.promtool, "promtool is not here: make test-deps installs it")
         let page = everything().render(.text)
         let outcome = await onThread { Tool.run([tool, "check", "metrics"], input: page) }
         #expect(outcome.status == 0)
         #expect(outcome.output == "")
     }
 
-    @Test(
-        "the strict OpenMetrics parser reads every family and every value",
-        .enabled(if: Tool.python != nil, "no Python with prometheus_client is here"))
+    @Test("the strict OpenMetrics parser reads every family and every value")
     func strictParser() async throws {
-        let tool = try #require(Tool.python)
+        let tool = try #require(Tool.python, "no Python with prometheus_client: make test-deps makes one")
         let page = everything().render(.openMetrics)
         let script = """
             import sys

@@ -19,14 +19,15 @@ enum Tool {
         let output: String
     }
 
-    /// Path of promtool, if this machine has it.
+    /// Path of promtool, which `make test-deps` installs.
     static let promtool: String? = find("promtool")
 
-    /// A Python that has prometheus_client: KMSWARD_TEST_PYTHON, or the python3 of the path.
+    /// The Python of `make test-deps`, which has prometheus_client: KMSWARD_PYTHON, or the one in .build/venv.
     static let python: String? = {
-        let given = unsafe getenv("KMSWARD_TEST_PYTHON").map { unsafe String(cString: $0) }
-        guard let python = given ?? find("python3") else { return nil }
-        return run([python, "-c", "import prometheus_client"]).status == 0 ? python : nil
+        if let named = unsafe getenv("KMSWARD_PYTHON") { return unsafe String(cString: named) }
+        let here = #filePath.split(separator: "/", omittingEmptySubsequences: false)
+        let made = here.dropLast(3).joined(separator: "/") + "/.build/venv/bin/python"
+        return unsafe access(made, X_OK) == 0 ? made : nil
     }()
 
     static func find(_ name: String) -> String? {

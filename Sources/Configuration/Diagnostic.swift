@@ -1,24 +1,22 @@
 // Configuration: one YAML file becomes typed settings, and every mistake in it is reported at once, each with its
 // place, so that an operator repairs a file in one go and a broken one never reaches the daemon.
 
-/// A place in a file; lines and columns count from 1, columns in characters.
+/// A place in a file, or a whole file.
 public struct FilePosition: Sendable, Hashable, CustomStringConvertible {
     /// The file as the caller named it.
     public var file: String
-    /// The line, from 1.
-    public var line: Int
-    /// The column in characters, from 1.
-    public var column: Int
+    /// Line and column, each from 1, columns in characters; nil where no place in the file is meant.
+    var mark: Mark?
 
-    /// Makes a position.
-    public init(file: String, line: Int, column: Int) {
+    init(_ mark: Mark?, in file: String) {
         self.file = file
-        self.line = line
-        self.column = column
+        self.mark = mark
     }
 
-    /// `FILE:LINE:COLUMN`.
-    public var description: String { "\(oneLine(file)):\(line):\(column)" }
+    /// `FILE:LINE:COLUMN`, or `FILE`.
+    public var description: String {
+        mark.map { "\(oneLine(file)):\($0.line):\($0.column)" } ?? oneLine(file)
+    }
 }
 
 /// One remark about a configuration file: where, how bad, what is wrong and what would be right.
@@ -45,7 +43,7 @@ public struct Diagnostic: Sendable, Equatable, CustomStringConvertible {
         self.message = oneLine(message)
     }
 
-    /// `FILE:LINE:COLUMN: error: MESSAGE`, always one line.
+    /// `FILE:LINE:COLUMN: error: MESSAGE`, or `FILE: error: MESSAGE`, always one line.
     public var description: String { "\(position): \(severity.rawValue): \(message)" }
 }
 

@@ -132,6 +132,18 @@ enum Schema {
                 "adopt_key_ids", \.adoptKeyIDs, .list("key ids", of: keyID, atMost: 256),
                 "Whole key ids, written by another plugin, that this key also opens."),
             Option(
+                "ride_through", \.rideThrough, .duration(.zero...(.seconds(7 * 86_400))),
+                """
+                How long Encrypt and Status go on while the key's backend does not answer, counted from the last proof that \
+                it decrypts; 0s stops at the first failed proof. What is known to the process is read in any case.
+                """),
+            Option(
+                "auth_grace", \.authGrace, .duration(.zero...(.seconds(86_400))),
+                """
+                The same while the backend refuses the daemon, or the key's set-up is wrong: a key file that is missing, \
+                damaged or older than before.
+                """),
+            Option(
                 "local_kek.max_age", \.localKEK.maxAge, .duration(.seconds(60)...(.seconds(3650 * 86_400))),
                 "The age at which a new local key-encryption key is made. Soft: a failed renewal never stops writes."
             ),
@@ -316,6 +328,21 @@ extension Settings {
         }
     }
 
+    /// What is looked at less often than it is bounded stops at a look, not at the bound.
+    private func checkBounds(of key: Key, at path: String, _ pass: inout DecodingPass) {
+        for (name, bound) in [("ride_through", key.rideThrough), ("auth_grace", key.authGrace)] {
+            guard bound > .zero, bound < rotation.observeEvery, pass.isSound("rotation"),
+                pass.isSound("\(path).\(name)"),
+                let mark = pass.marks["\(path).\(name)"] ?? pass.marks["rotation.observe_every"]
+            else { continue }
+            pass.warning(
+                "\(path).\(name)", at: mark,
+                "\(DurationText.render(bound)) is less than rotation.observe_every "
+                    + "(\(DurationText.render(rotation.observeEvery))), so writes stop at the first or second failed observation"
+            )
+        }
+    }
+
     private func checkKeys(_ pass: inout DecodingPass) {
         var firstUse: [String: String] = [:]
         func checkUnique(_ value: String, at path: String, as use: String, _ advice: String) {
@@ -331,6 +358,7 @@ extension Settings {
         for (index, key) in keys.enumerated() {
             let path = "keys[\(index)]"
             checkUnique(key.name, at: "\(path).name", as: "name", "give each key a name of its own")
+            checkBounds(of: key, at: path, &pass)
             switch key.provider {
             case .local(let local):
                 checkAbsolute(local.file, at: "\(path).local.file", &pass)

@@ -102,7 +102,7 @@ extension Settings {
             }
         }
         if let group = accounts.socketGroup { accounts.allowedGroups.insert(group) }
-        diagnostics.sort { ($0.position.line, $0.position.column) < ($1.position.line, $1.position.column) }
+        diagnostics.sort { ($0.position.mark ?? .start) < ($1.position.mark ?? .start) }
         return (diagnostics.isEmpty ? accounts : nil, diagnostics)
     }
 

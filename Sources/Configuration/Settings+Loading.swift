@@ -62,13 +62,7 @@ extension Settings {
 extension ConfigurationError {
     fileprivate init(unreadable path: String, _ code: Int32) {
         let message = "the file cannot be read: \(reason(code))"
-        self.init([Diagnostic(.error, at: FilePosition(Mark.start, in: path), message)])
-    }
-}
-
-extension FilePosition {
-    fileprivate init(_ mark: Mark, in file: String) {
-        self.init(file: file, line: mark.line, column: mark.column)
+        self.init([Diagnostic(.error, at: FilePosition(nil, in: path), message)])
     }
 }
 

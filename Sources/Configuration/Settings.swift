@@ -40,12 +40,12 @@ public struct Settings: Sendable, Equatable {
 
     /// A diagnostic about the option at `path`, for stages after parsing, so that they too name file and line.
     ///
-    /// Where the option is a default, the place is the beginning of the file; without a file, `(no file):1:1`.
+    /// Where the option is a default, the place is the file as a whole; without a file, `(no file)`.
     public func diagnostic(
         _ severity: Diagnostic.Severity, about path: String, _ message: String
     ) -> Diagnostic {
-        let start = FilePosition(file: origin.file ?? "(no file)", line: 1, column: 1)
-        return Diagnostic(severity, at: position(of: path) ?? start, "\(path): \(message)")
+        let whole = FilePosition(nil, in: origin.file ?? "(no file)")
+        return Diagnostic(severity, at: position(of: path) ?? whole, "\(path): \(message)")
     }
 
     /// Settings for a daemon under development: everything below one directory, metrics on loopback.
@@ -152,6 +152,10 @@ extension Settings {
         public var acceptIdentities: [String] = []
         /// Whole key ids, written by other plugins, whose ciphertexts this key opens.
         public var adoptKeyIDs: [String] = []
+        /// How long writing goes on after the last proof that the key decrypts, while its backend does not answer.
+        public var rideThrough = Duration.seconds(86_400)
+        /// The same while the backend refuses the daemon, or the key's set-up is wrong.
+        public var authGrace = Duration.seconds(15 * 60)
         /// How long one local key-encryption key is used.
         public var localKEK = LocalKEK()
         /// Where the key-encryption key lives.

@@ -11,8 +11,21 @@ private import UnixSignals
 public struct StartFailure: Error, Sendable, Equatable, CustomStringConvertible {
     /// What failed, why, what to do.
     public let description: String
+    /// Whether it starts no better before somebody changes the configuration, or the unit that passes the socket on.
+    public let isConfiguration: Bool
 
-    init(_ description: String) { self.description = description }
+    init(_ description: String, isConfiguration: Bool = false) {
+        self.description = description
+        self.isConfiguration = isConfiguration
+    }
+
+    init(_ failure: SocketFailure) {
+        switch failure.code {
+        case .badAddress, .badPermissions, .allowListRequired, .badActivation, .unknownAccount:
+            self.init(failure.message, isConfiguration: true)
+        case .ownedByAnother, .notASocket, .badDirectory, .system: self.init(failure.message)
+        }
+    }
 }
 
 /// The daemon, from the listening socket to the last reply.
@@ -114,12 +127,12 @@ public struct Daemon: Sendable {
             ) { server.adopt(connection: $0.takeDescriptor()) }
         } catch {
             await end(server, engine)
-            throw StartFailure(error.message)
+            throw StartFailure(error)
         }
         do throws(SocketFailure) { try await acceptor.accept(from: socket) } catch {
             await acceptor.close()
             await end(server, engine)
-            throw StartFailure(error.message)
+            throw StartFailure(error)
         }
         await server.start()
         listening(address, endpoint?.address)
@@ -136,7 +149,7 @@ public struct Daemon: Sendable {
                 return try ListeningSocket(binding: address, permissions: permissions)
             case .activated(let descriptor): return try ListeningSocket(adopting: descriptor)
             }
-        } catch { throw StartFailure(error.message) }
+        } catch { throw StartFailure(error) }
     }
 
     private func end(_ server: Server, _ engine: EngineThread) async {
@@ -179,14 +192,5 @@ public struct Daemon: Sendable {
     private func readiness(_ state: DaemonState) -> Readiness {
         let life = Readiness.Check("daemon", problem: state.isStopping ? "stopping" : nil)
         return Readiness([life] + ring.snapshot().map { $0.check })
-    }
-}
-
-extension KeySnapshot {
-    /// What /readyz says of this key; a key that only decrypts does not make the daemon unready.
-    fileprivate var check: Readiness.Check {
-        let isBlocking = encrypts && state != .active
-        return Readiness.Check(
-            "key \(name)", problem: isBlocking ? trouble ?? "not known yet whether it works" : nil)
     }
 }

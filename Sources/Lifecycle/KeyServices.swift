@@ -52,14 +52,7 @@ struct StatusLine: Service {
     }
 
     private var text: String {
-        let now = ring.snapshot().map { key in
-            switch key.state {
-            case .active:
-                key.trouble.map { "key \(key.name) serves, with trouble: \($0)" } ?? "key \(key.name) ok"
-            case .starting: "key \(key.name) not known yet"
-            case .failed: "key \(key.name) FAILED: \(key.trouble ?? "cause unknown")"
-            }
-        }
+        let now = ring.snapshot().map { $0.status }
         return (["serving"] + now + ["\(callsInFlight()) calls in flight"]).joined(separator: "; ")
     }
 }

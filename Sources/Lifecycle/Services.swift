@@ -24,8 +24,8 @@ struct Serving: Service {
         try await gracefulShutdown()
         manager.stopping()
         state.beginStopping()
-        // A person who asks again means at once; the service manager has SIGKILL for that.
-        signal(SIGINT, SIG_DFL)
+        // Whoever asks again means at once. Nothing is lost by it: the next start replaces the socket left behind.
+        for number in [SIGINT, SIGTERM] { signal(number, SIG_DFL) }
         logger.info(
             "stopping: calls in flight may finish",
             metadata: [Names.LogKey.callsInFlight: "\(server.callsInFlight)", Names.LogKey.limit: "\(grace)"])

@@ -20,7 +20,7 @@ struct ConfigCommand: ParsableCommand {
                 warnings; 78: broken.
                 """)
 
-        @Argument(help: ArgumentHelp("The file.", valueName: "file"))
+        @Argument(help: ArgumentHelp("The file.", valueName: "file"), completion: .file())
         var file: String
 
         @Flag(
@@ -44,7 +44,7 @@ struct ConfigCommand: ParsableCommand {
             commandName: "print",
             abstract: "Print the settings in force with a file, defaults included, no secrets.")
 
-        @Argument(help: ArgumentHelp("The file.", valueName: "file"))
+        @Argument(help: ArgumentHelp("The file.", valueName: "file"), completion: .file())
         var file: String
 
         func run() throws { print(try loadSettings(file).yaml(), terminator: "") }

@@ -1,5 +1,5 @@
 internal import ArgumentParser
-private import Doctor
+internal import Doctor
 private import GRPCEngine
 private import SocketAcceptance
 
@@ -10,7 +10,8 @@ struct DoctorCommand: AsyncParsableCommand {
         abstract: "Act as the API server does towards a plugin, and say what is wrong and what to do.",
         discussion: """
             Works with any KMS plugin, not only this one. Calls Version, Status, Encrypt and Decrypt through both APIs, \
-            checks the limits that the API server enforces, tries damaged input, and measures latencies. Changes nothing.
+            checks the limits that the API server enforces, tries damaged input, and measures latencies. Changes nothing. \
+            In kmsward's log the damaged input is a notice or two.
 
             Exit code 0: all is well, or only warnings; 1: the API server cannot work with this plugin.
             """)
@@ -18,8 +19,9 @@ struct DoctorCommand: AsyncParsableCommand {
     @Option(
         help: ArgumentHelp(
             "The plugin's socket, as in the EncryptionConfiguration's endpoint.",
-            discussion: "A path, unix:///path, or @name for an abstract socket.", valueName: "path"))
-    var socket: String
+            discussion: "A path, unix:///path, or @name for an abstract socket.", valueName: "path"),
+        completion: .file(), transform: parseSocket)
+    var socket: Doctor.Socket
 
     @Option(
         help: ArgumentHelp(
@@ -29,17 +31,10 @@ struct DoctorCommand: AsyncParsableCommand {
     var timeout = Duration.seconds(3)
 
     func run() async throws {
-        let target: Doctor.Socket
-        do throws(SocketFailure) {
-            switch try SocketAddress(parsing: socket, relativePaths: .allowed).name {
-            case .path(let path): target = .path(path)
-            case .abstract(let name): target = .abstract(name)
-            }
-        } catch { throw ValidationError(error.message) }
         // libgrpc's own words would stand between the findings, which say it better.
         EngineLog.redirect { _ in }
         let engine = EngineThread(name: "doctor")
-        let worst = await Doctor(socket: target, timeout: timeout).examine(on: engine) { finding in
+        let worst = await Doctor(socket: socket, timeout: timeout).examine(on: engine) { finding in
             let mark =
                 finding.severity == .ok ? "ok     " : finding.severity == .warning ? "warning" : "PROBLEM"
             let subject = finding.subject + String(repeating: " ", count: max(0, 26 - finding.subject.count))
@@ -59,11 +54,21 @@ struct DoctorCommand: AsyncParsableCommand {
     }
 }
 
+/// Reads a socket's address.
+private func parseSocket(_ text: String) throws -> Doctor.Socket {
+    do throws(SocketFailure) {
+        switch try SocketAddress(parsing: text, relativePaths: .allowed).name {
+        case .path(let path): return .path(path)
+        case .abstract(let name): return .abstract(name)
+        }
+    } catch { throw ValidationError(error.message) }
+}
+
 /// Reads a duration of the command line: `3s`, `500ms`.
 private func parseTimeout(_ text: String) throws -> Duration {
     if text.hasSuffix("ms"), let value = UInt32(text.dropLast(2)), value > 0 {
         return .milliseconds(Int64(value))
     }
     if text.hasSuffix("s"), let value = UInt32(text.dropLast()), value > 0 { return .seconds(Int64(value)) }
-    throw ValidationError("\"\(text)\" is no duration: write it as 3s or 500ms")
+    throw ValidationError("write it as 3s or 500ms")
 }

@@ -17,6 +17,17 @@ internal import ArgumentParser
         ])
 }
 
+extension Kmsward {
+    /// Says what is wrong with the options of a subcommand, as ArgumentParser says what it finds itself: what is thrown
+    /// in `run` would come with the usage of the root.
+    static func wrongUsage(of command: any ParsableCommand.Type, _ message: String) -> ExitCode {
+        printError("Error: \(message)\nUsage: \(usageString(for: command))")
+        let name = command.configuration.commandName ?? ""
+        printError("  See 'kmsward \(name) --help' for more information.")
+        return .validationFailure
+    }
+}
+
 /// `kmsward version`.
 struct VersionCommand: ParsableCommand {
     static let configuration = CommandConfiguration(

@@ -21,53 +21,66 @@ struct Serve: AsyncParsableCommand {
             Takes a configuration file, or --dev: an embedded key and everything else below one directory, to try things \
             out. Only --dev makes a key file that is missing; otherwise make it with: kmsward key init.
 
-            On SIGTERM or SIGINT it finishes the calls in flight, at most for limits.drain; a second Ctrl-C ends it at once.
+            On SIGTERM or SIGINT (Ctrl-C) it finishes the calls in flight, at most for limits.drain; a second one ends it at \
+            once.
 
-            Exit code 0: stopped by a signal; 1: could not start; 64: wrong usage; 78: broken configuration.
+            Exit code 0: stopped by a signal; 1: could not start, or calls did not end; 64: wrong usage; 78: broken \
+            configuration, or a socket from systemd that cannot be served.
             """)
 
     @Option(
         name: [.customShort("f"), .customLong("config")],
-        help: ArgumentHelp("The configuration file.", valueName: "file"))
+        help: ArgumentHelp("The configuration file.", valueName: "file"), completion: .file())
     var config: String?
 
     @Flag(help: "Serve with an embedded key, for development.")
     var dev = false
 
-    @Option(help: ArgumentHelp("With --dev: where socket, key and state are.", valueName: "directory"))
+    @Option(
+        help: ArgumentHelp("With --dev: where socket, key and state are.", valueName: "directory"),
+        completion: .directory)
     var runDir: String = ".run"
 
     @Option(
         help: ArgumentHelp(
             "With --dev: where metrics and health are served, 127.0.0.1:9464 if not said; or off.",
-            valueName: "address:port"))
+            valueName: "address:port"),
+        completion: .list(["127.0.0.1:9464", "off"]))
     var metrics: String?
 
-    func validate() throws {
+    /// Throws if the options do not go together.
+    ///
+    /// Not `validate`: that is asked before an argument too many is found, and its message would hide the mistake.
+    private func checkOptions() throws {
         guard dev != (config != nil) else {
-            throw ValidationError("give either --config FILE or --dev")
+            throw Kmsward.wrongUsage(of: Serve.self, "give either --config FILE or --dev")
         }
         guard dev || metrics == nil else {
-            throw ValidationError("--metrics goes with --dev; in a configuration it is metrics.listen")
+            throw Kmsward.wrongUsage(
+                of: Serve.self, "--metrics goes with --dev; in a configuration it is metrics.listen")
         }
         if let metrics, metrics != "off" {
             do throws(EndpointError) { try HealthEndpoint.check(listen: metrics) } catch {
-                throw ValidationError("--metrics: \(error)")
+                throw Kmsward.wrongUsage(of: Serve.self, "--metrics: \(error)")
             }
         }
     }
 
     func run() async throws {
+        try checkOptions()
         // Before any thread: one malloc arena keeps memory after a burst from being spread over several.
         ksw_use_one_malloc_arena()
         _ = signal(SIGPIPE, SIG_IGN)
         // Nothing is read anew on SIGHUP yet, and a stray one must not end a control plane's plugin. A developer's terminal
         // may: there it means that nobody looks any more.
         if !dev { _ = signal(SIGHUP, SIG_IGN) }
-        let activated = try failing { () throws(SocketFailure) in try Activation.take() }
+        // What the service manager passed on is its unit's business: a part of the configuration.
+        let activated = try failing(.brokenConfiguration) { () throws(SocketFailure) in
+            try Activation.take()
+        }
         let settings = try effectiveSettings()
         let hardening = ProcessHardening.apply(dumpable: settings.memory.dumpable)
-        let log = try failing { () throws(LogFailure) in
+        let log = try failing(.failure) { () throws(LogFailure) in
             try LogOutput.bootstrap(format: settings.log.outputFormat, level: settings.log.outputLevel)
         }
         let logger = Logger(label: "kmsward")
@@ -98,7 +111,7 @@ struct Serve: AsyncParsableCommand {
         } catch {
             logger.critical("\(error)\(dev ? "; with --dev, see --run-dir and --metrics" : "")")
             log.close(within: .seconds(2))
-            throw ExitCode.failure
+            throw error.isConfiguration ? ExitCode.brokenConfiguration : ExitCode.failure
         }
         log.close(within: .seconds(2))
         guard isClean else { throw ExitCode.failure }
@@ -117,7 +130,8 @@ struct Serve: AsyncParsableCommand {
     /// Everything below `directory`, with a key made there if none is.
     private static func development(in directory: String) throws -> Settings {
         guard let root = absolute(directory) else {
-            throw ValidationError("--run-dir \(directory): the current directory is not there any more")
+            printError("kmsward: --run-dir \(directory): the current directory is not there any more")
+            throw ExitCode.failure
         }
         if unsafe mkdir(root, 0o700) != 0 && errno != EEXIST {
             let why = unsafe String(cString: strerror(errno))
@@ -175,10 +189,12 @@ struct Serve: AsyncParsableCommand {
     }
 }
 
-/// Says in one line why something at the start failed, and exits 1.
-private func failing<R, F: Error & CustomStringConvertible>(_ body: () throws(F) -> R) throws -> R {
+/// Says in one line why something at the start failed, and exits so.
+private func failing<R, F: Error & CustomStringConvertible>(
+    _ code: ExitCode, _ body: () throws(F) -> R
+) throws -> R {
     do throws(F) { return try body() } catch {
         printError("kmsward: \(error)")
-        throw ExitCode.failure
+        throw code
     }
 }

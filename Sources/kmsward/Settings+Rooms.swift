@@ -19,7 +19,8 @@ extension Settings {
                     name: key.name, provider: backend(of: key), suite: key.cryptoSuite,
                     epoch: UInt32(key.epoch),
                     acceptIdentities: key.acceptIdentities, adoptKeyIDs: key.adoptKeyIDs,
-                    localKEKMaximumAge: key.localKEK.maxAge, localKEKMaximumUses: key.localKEK.maxUses)
+                    localKEKMaximumAge: key.localKEK.maxAge, localKEKMaximumUses: key.localKEK.maxUses,
+                    rideThrough: key.rideThrough, authGrace: key.authGrace)
             },
             clusterContext: clusterContext, stateDirectory: stateDirectory,
             observeEvery: rotation.observeEvery,

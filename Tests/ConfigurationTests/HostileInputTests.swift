@@ -20,7 +20,8 @@ private struct Sequence64: RandomNumberGenerator {
     private func check(_ bytes: [UInt8]) {
         let (settings, diagnostics) = Settings.parse(bytes: bytes, name: "f")
         #expect((settings == nil) == diagnostics.contains { $0.severity == .error }, "\(bytes)")
-        let places = diagnostics.map { Mark(line: $0.position.line, column: $0.position.column) }
+        let places = diagnostics.compactMap(\.position.mark)
+        #expect(places.count == diagnostics.count)
         #expect(places == places.sorted(), "\(bytes)")
         #expect(places.allSatisfy { $0.line >= 1 && $0.column >= 1 }, "\(bytes)")
         #expect(

@@ -125,7 +125,7 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
         Mistake(
             "text for a key", "keys: [primary]\n",
             "1:8: error: keys[0]: expected NAME: VALUE lines, found \"primary\"; this block takes name, suite, epoch, "
-                + "accept_identities, adopt_key_ids, local_kek, local",
+                + "accept_identities, adopt_key_ids, ride_through, auth_grace, local_kek, local",
         ),
         Mistake(
             "text for the whole file", "hello\n",
@@ -134,6 +134,11 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
     ]
 
     static let values: [Mistake] = [
+        Mistake(
+            "bounds beyond what is safe",
+            "keys: [{ name: a, ride_through: 8d, auth_grace: 25h, local: { file: /k } }]\n",
+            "1:33: error: keys[0].ride_through: expected a duration from 0s to 7d, found \"8d\"",
+            "1:49: error: keys[0].auth_grace: expected a duration from 0s to 1d, found \"25h\""),
         Mistake(
             "a number out of range", key + "socket: { max_connections: 0 }\n",
             "2:28: error: socket.max_connections: expected an integer from 1 to 65536, found 0"),
@@ -388,6 +393,15 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
             "a group that the mode keeps out", key + "socket: { group: kube, mode: \"0640\" }\n",
             "2:18: warning: socket.group: members cannot connect while socket.mode lets only the owner write; "
                 + "write mode: \"0660\""),
+        Mistake(
+            "a bound that is looked at too seldom",
+            "keys: [{ name: a, auth_grace: 10s, local: { file: /k } }]\n",
+            "1:31: warning: keys[0].auth_grace: 10s is less than rotation.observe_every (30s), "
+                + "so writes stop at the first or second failed observation"),
+        Mistake(
+            "an observation less often than the default bound", key + "rotation: { observe_every: 20m }\n",
+            "2:28: warning: keys[0].auth_grace: 15m is less than rotation.observe_every (20m), "
+                + "so writes stop at the first or second failed observation"),
         Mistake(
             "dumpable memory", key + "memory: { dumpable: true }\n",
             "2:21: warning: memory.dumpable: core dumps and debuggers can see the keys"),

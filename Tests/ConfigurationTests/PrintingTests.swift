@@ -42,6 +42,8 @@ import Testing
                     epoch: 0 # default
                     accept_identities: [] # default
                     adopt_key_ids: [] # default
+                    ride_through: 1d # default
+                    auth_grace: 15m # default
                     local_kek:
                       max_age: 30d # default
                       max_uses: 4294967296 # default

@@ -23,6 +23,17 @@ def test_a_sound_daemon_is_given_a_clean_bill(shared):
         assert subject in result.stdout
 
 
+def test_its_deliberate_damage_is_seen_in_the_log_and_warns_nobody(start):
+    one = start()
+    before = one.log()
+    for _ in range(3):
+        assert doctor(one.socket_path).returncode == 0
+    one.stop()
+    said = one.log()[len(before):]
+    assert said.count("INVALID_ARGUMENT") >= 2 and "kmsward-doctor" in said
+    assert not [line for line in said.splitlines() if " warning " in line or " error " in line], said
+
+
 @pytest.mark.parametrize("spelling", ["unix://{}", "{}"])
 def test_the_socket_is_spelt_as_in_the_encryption_configuration(shared, spelling):
     assert doctor(spelling.format(shared.socket_path)).returncode == 0
@@ -111,3 +122,4 @@ def test_wrong_usage_is_explained(folder):
     result = doctor("unix://host/p.sock")
     assert result.returncode == 64
     assert "unix:///" in result.stderr
+    assert "Usage: kmsward doctor" in result.stderr

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -12,8 +12,9 @@ import urllib.request
 import grpc
 import pytest
 
-from daemon import BINARY, PATIENCE, command, eventually
-from kms import KMS, refusal
+import h2wire
+from daemon import BINARY, PATIENCE, command, eventually, free_port
+from kms import KMS, V2_PATH, refusal, v2
 
 
 class Manager:
@@ -88,7 +89,6 @@ def test_a_missing_key_file_is_told_to_everybody_and_nothing_is_made(prepare, ma
     daemon.stop()
 
 
-@pytest.mark.skipif(shutil.which("systemd-socket-activate") is None, reason="needs systemd-socket-activate")
 def test_a_socket_from_systemd_is_served_and_left_alone(prepare, folder):
     path = folder / "activated.sock"
     daemon = prepare(prefix=["systemd-socket-activate", f"--listen={path}"]).launch()
@@ -101,14 +101,96 @@ def test_a_socket_from_systemd_is_served_and_left_alone(prepare, folder):
     assert path.stat().st_ino == inode, "an adopted socket is not ours to remove"
 
 
-@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT"])
-def test_both_signals_end_it_cleanly(start, signal):
-    import signal as signals
-
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_both_signals_end_it_cleanly(start, number):
     daemon = start()
-    daemon.process.send_signal(getattr(signals, signal))
+    daemon.process.send_signal(number)
     assert daemon.process.wait(PATIENCE) == 0
     assert not os.path.exists(daemon.socket_path)
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once_with_a_call_in_flight(start, first, second):
+    # The first one alone would wait for twice what this test waits.
+    daemon = start(limits={"drain": f"{2 * PATIENCE:.0f}s"})
+    request = h2wire.framed(v2.EncryptRequest(plaintext=bytes(32)).SerializeToString())
+    with h2wire.Connection(daemon.socket_path) as connection:
+        connection.begin(h2wire.request_headers(V2_PATH + "Encrypt"), request[:8], end=False)
+        connection.unary(V2_PATH + "Status", b"")
+        daemon.process.send_signal(first)
+        eventually(lambda: "stopping: calls in flight may finish" in daemon.log(), "the drain begins")
+        assert daemon.process.poll() is None
+        daemon.process.send_signal(second)
+        assert daemon.process.wait(PATIENCE) == -second
+    # What it leaves is no obstacle.
+    daemon.start().stop()
+
+
+def passed_on(daemon, *addresses):
+    """Starts a daemon that is handed a listening socket for each address, and connects to make that happen."""
+    daemon.prefix = ["systemd-socket-activate", *(f"--listen={address}" for address in addresses)]
+    daemon.launch()
+    host, port = addresses[0].split(":")
+
+    def connected():
+        try:
+            return socket.create_connection((host, int(port)))
+        except ConnectionRefusedError:
+            return None
+
+    eventually(connected, "systemd-socket-activate listens").close()
+    return daemon.process.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("count, said", [(1, "stream"), (2, "2 sockets")])
+def test_sockets_from_systemd_that_cannot_be_served_are_a_broken_configuration(prepare, count, said):
+    daemon = prepare()
+    assert passed_on(daemon, *(f"127.0.0.1:{free_port()}" for _ in range(count))) == 78, daemon.log()
+    assert said in daemon.log()
+
+
+def readyz(daemon):
+    with urllib.request.urlopen(f"http://{daemon.configuration['metrics']['listen']}/readyz") as answer:
+        return answer.read().decode()
+
+
+def with_bounds(daemon, **bounds):
+    daemon.configuration["keys"][0] |= bounds
+    return daemon
+
+
+def test_what_is_ridden_through_is_told_with_the_time_that_is_left(prepare, manager, key_file):
+    daemon = with_bounds(prepare(), auth_grace="23h59m30s").launch(notify=manager.path)
+    manager.until(lambda heard: "READY=1" in heard, "READY=1")
+    assert readyz(daemon) == "ok\n"
+    os.rename(key_file.path, f"{key_file.path}.away")
+    told = f"key primary riding through: key file {key_file.path} does not exist"
+    left = "writes stop in 23 h 59 min"
+    eventually(lambda: left in readyz(daemon), "/readyz says how long it goes on")
+    assert readyz(daemon).startswith("[!] key primary: riding through: ") and readyz(daemon).endswith("\nok\n")
+    manager.until(lambda heard: any(told in line and left in line for line in heard), "STATUS= says it too")
+    os.rename(f"{key_file.path}.away", key_file.path)
+    eventually(lambda: readyz(daemon) == "ok\n", "it is over")
+    daemon.stop()
+
+
+def test_the_configured_grace_bounds_how_long_writing_goes_on(prepare, key_file):
+    daemon = with_bounds(prepare(), auth_grace="0s").start()
+    with daemon.kms() as kms:
+        sealed = kms.encrypt(bytes(32))
+        os.rename(key_file.path, f"{key_file.path}.away")
+
+        def stopped():
+            try:
+                kms.encrypt(bytes(32))
+            except grpc.RpcError as error:
+                return error.code() is grpc.StatusCode.FAILED_PRECONDITION
+            return False
+
+        eventually(stopped, "without grace, writing stops at the first look")
+        assert kms.open(sealed) == bytes(32)
+    daemon.stop()
 
 
 def test_a_broken_configuration_exits_78_with_every_mistake(folder):

@@ -1,9 +1,10 @@
 import EnvelopeCrypto
-import KeyService
 import Logging
+import Observability
 import RemoteKMS
 import Testing
 
+@testable import KeyService
 @testable import Lifecycle
 
 @Suite struct WatchdogTests {
@@ -76,5 +77,54 @@ import Testing
     func silentKey() async throws {
         let told = try await told(SilentProvider(), clock: ImpatientClock(sleeps: 1), observed: false)
         #expect(told.first == "READY serving; key primary not known yet; 3 calls in flight")
+    }
+}
+
+@Suite struct KeySnapshotTests {
+    /// A snapshot of what matters here.
+    private static func snapshot(
+        encrypts: Bool, _ state: KeySnapshot.State, trouble: String? = nil, stops: Duration? = nil
+    ) -> KeySnapshot {
+        KeySnapshot(
+            name: "k", provider: "p", encrypts: encrypts, state: state, keyID: nil, trouble: trouble,
+            writesStopIn: stops, localKEKAge: nil, localKEKUses: nil, lastProof: nil)
+    }
+
+    @Test(
+        "status line and /readyz say what is ridden through and when writes stop",
+        arguments: [
+            (snapshot(encrypts: true, .active), "key k ok", nil, nil),
+            (
+                snapshot(encrypts: true, .active, trouble: "gone: look", stops: .seconds(83_579)),
+                "key k riding through: gone: look; writes stop in 23 h 12 min", nil,
+                "riding through: gone: look; writes stop in 23 h 12 min"
+            ),
+            (
+                snapshot(encrypts: true, .active, trouble: "gone", stops: .seconds(3_599)),
+                "key k riding through: gone; writes stop in 59 min", nil,
+                "riding through: gone; writes stop in 59 min"
+            ),
+            (
+                snapshot(encrypts: true, .active, trouble: "gone", stops: .seconds(59)),
+                "key k riding through: gone; writes stop in less than a minute", nil,
+                "riding through: gone; writes stop in less than a minute"
+            ),
+            (
+                snapshot(encrypts: true, .active, trouble: "late"), "key k serves, with trouble: late", nil,
+                "serves, with trouble: late"
+            ),
+            (
+                snapshot(encrypts: true, .failed, trouble: "gone", stops: .zero), "key k FAILED: gone",
+                "gone", nil
+            ),
+            (
+                snapshot(encrypts: true, .starting), "key k not known yet", "not known yet whether it works",
+                nil
+            ),
+            (snapshot(encrypts: false, .failed, trouble: "gone"), "key k FAILED: gone", nil, "gone"),
+        ] as [(KeySnapshot, String, String?, String?)])
+    func words(_ key: KeySnapshot, _ status: String, _ problem: String?, _ note: String?) {
+        #expect(key.status == status)
+        #expect(key.check == Readiness.Check("key k", problem: problem, note: note))
     }
 }

@@ -8,10 +8,15 @@ import Testing
     /// Readiness that a test changes while the endpoint runs.
     private final class Checks: Sendable {
         private let problem = Mutex<String?>(nil)
+        private let note = Mutex<String?>(nil)
         var isFine: Readiness {
-            Readiness([.init("key primary", problem: problem.withLock { $0 }), .init("key second")])
+            Readiness([
+                .init("key primary", problem: problem.withLock { $0 }, note: note.withLock { $0 }),
+                .init("key second"),
+            ])
         }
         func set(_ text: String?) { problem.withLock { $0 = text } }
+        func note(_ text: String?) { note.withLock { $0 = text } }
     }
 
     private static let everyone = HealthEndpoint.Limits()
@@ -95,6 +100,19 @@ import Testing
             #expect(status(await get(address, "/readyz")) == "200")
             #expect(
                 body(await get(address, "/readyz?x=1&verbose=1")) == "[+] key primary\n[+] key second\nok\n")
+        }
+    }
+
+    @Test("what is ridden through is said and does not make it unready; a problem goes before it")
+    func notes() async throws {
+        let checks = Checks()
+        try await withEndpoint(checks: checks) { address in
+            checks.note("riding through:\ntimed out")
+            let answer = await get(address, "/readyz")
+            #expect(status(answer) == "200")
+            #expect(body(answer) == "[!] key primary: riding through: timed out\nok\n")
+            checks.set("stopped")
+            #expect(body(await get(address, "/readyz")) == "[-] key primary: stopped\nnot ready\n")
         }
     }
 

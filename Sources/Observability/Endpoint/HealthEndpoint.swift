@@ -8,11 +8,14 @@ public struct Readiness: Sendable, Equatable {
         public let name: String
         /// What is wrong with it, one line; nil if nothing is.
         public let problem: String?
+        /// What else should be known of it, one line; nil if nothing should.
+        public let note: String?
 
         /// A check, failed if there is a problem.
-        public init(_ name: String, problem: String? = nil) {
+        public init(_ name: String, problem: String? = nil, note: String? = nil) {
             self.name = name
             self.problem = problem
+            self.note = note
         }
     }
 
@@ -175,12 +178,14 @@ public final class HealthEndpoint: Sendable {
         }
     }
 
-    /// 200 `ok`, or 503 and the reasons, one per line; all checks if it is to be verbose.
+    /// 200 `ok`, or 503 and the reasons, one per line; notes in any case, all checks if it is to be verbose.
     private static func probe(_ readiness: Readiness, isVerbose: Bool) -> HTTPReply {
         var text = ""
         for check in readiness.checks {
             if let problem = check.problem {
                 text += "[-] \(oneLine(check.name)): \(oneLine(problem))\n"
+            } else if let note = check.note {
+                text += "[!] \(oneLine(check.name)): \(oneLine(note))\n"
             } else if isVerbose {
                 text += "[+] \(oneLine(check.name))\n"
             }

@@ -1,0 +1,42 @@
+internal import KeyService
+internal import Observability
+
+extension KeySnapshot {
+    /// What the status line says of this key.
+    var status: String {
+        switch state {
+        case .active: "key \(name) \(reservation ?? "ok")"
+        case .starting: "key \(name) not known yet"
+        case .failed: "key \(name) FAILED: \(trouble ?? "cause unknown")"
+        }
+    }
+
+    /// What /readyz says of this key; a key that only decrypts does not make the daemon unready.
+    var check: Readiness.Check {
+        let subject = "key \(name)"
+        switch state {
+        case .active: return Readiness.Check(subject, note: reservation)
+        case .starting, .failed:
+            let problem = trouble ?? "not known yet whether it works"
+            return encrypts
+                ? Readiness.Check(subject, problem: problem) : Readiness.Check(subject, note: problem)
+        }
+    }
+
+    /// What is wrong with a key that serves, and for how long it still writes; nil if nothing is wrong.
+    private var reservation: String? {
+        guard let trouble else { return nil }
+        guard encrypts, let writesStopIn else { return "serves, with trouble: \(trouble)" }
+        return "riding through: \(trouble); writes stop in \(Self.words(writesStopIn))"
+    }
+
+    /// `23 h 12 min`, `12 min`; rounded down, so that nobody waits too long.
+    private static func words(_ duration: Duration) -> String {
+        let minutes = duration.components.seconds / 60
+        switch minutes {
+        case ..<1: return "less than a minute"
+        case ..<60: return "\(minutes) min"
+        default: return "\(minutes / 60) h \(minutes % 60) min"
+        }
+    }
+}

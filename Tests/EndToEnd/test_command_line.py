@@ -70,6 +70,35 @@ def test_key_errors_name_the_file_as_it_was_typed(folder):
             assert done.stderr.startswith(f"kmsward: key file {name} "), done.stderr
 
 
+@pytest.mark.parametrize(
+    "lacking, used",
+    [
+        ([], "renameat2"),
+        (["renameat2:error=EINVAL"], "link"),
+        (["renameat2:error=ENOSYS", "link:error=EPERM"], "openat"),
+    ],
+)
+def test_a_key_file_is_made_whatever_calls_the_file_system_lacks(folder, lacking, used):
+    path = folder / "new.keys"
+    trace = folder / "trace"
+    tracer = ["strace", "-f", "-o", trace, "-e", "trace=renameat2,link,openat"]
+    for fault in lacking:
+        tracer += ["-e", f"inject={fault}"]
+    for expected in (0, 1):
+        done = subprocess.run(
+            [*tracer, BINARY, "key", "init", "--file", path], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == expected, done
+        if expected == 0:
+            made = path.read_bytes()
+            (last,) = [line for line in trace.read_text().splitlines() if str(path) + '"' in line][-1:]
+            assert f" {used}(" in last and "O_TRUNC" not in last, last
+    assert path.read_bytes() == made and "never overwritten" in done.stderr
+    assert command("key", "list", "--file", path).returncode == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert {entry.name for entry in folder.iterdir()} == {"new.keys", "trace"}
+
+
 def completed(folder, *words):
     """What bash offers for the last of the words."""
     script = command("--generate-completion-script", "bash").stdout

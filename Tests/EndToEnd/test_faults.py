@@ -241,10 +241,11 @@ def test_running_out_of_descriptors_is_survived_without_a_storm(start):
 
 
 def test_starting_with_too_few_descriptors_ends_with_a_reason(prepare):
-    one = prepare(prefix=["prlimit", "--nofile=6:6"]).launch()
+    # With fewer, the runtime's own dispatch library may end the process before the first line of ours.
+    one = prepare(prefix=["prlimit", "--nofile=10:10"]).launch()
     code = one.process.wait(30)
     assert code in (1, 78), f"{code}: {one.log()}"
-    assert one.log().strip(), "it says why"
+    assert "Too many open files" in one.log(), "it says why"
 
 
 def test_a_memory_lock_limit_of_zero_is_told_not_fatal(prepare):

@@ -212,6 +212,11 @@ struct KeyServiceTests {
         await #expect(throws: KMSFailure.self) { _ = try await plugin.decrypt(foreign, api) }
         #expect(plugin.acceptedKeyID == "")
 
+        var damaged = current
+        damaged.ciphertext[damaged.ciphertext.count - 1] ^= 1
+        await #expect(throws: KMSFailure.self) { _ = try await plugin.decrypt(damaged, api) }
+        #expect(plugin.acceptedKeyID == current.keyID, "damage behind the head is its trouble")
+
         provider.fail(.unwrap, .unavailable)
         let elsewhere = try await Plugin.started(FakeProvider()).encrypt(random(32), api)
         await #expect(throws: KMSFailure.self) { _ = try await plugin.decrypt(elsewhere, api) }

@@ -41,7 +41,7 @@ private struct Descriptor: ~Copyable {
 struct KeyFileAccess {
     /// As the operator wrote it: every message names it so.
     let path: String
-    /// Where the file is: another location than `path` only if that is a symbolic link.
+    /// Where the file is; other than `path` only if that is a symbolic link.
     private let location: String
 
     init(path: String) { self.init(path: path, location: path) }
@@ -151,7 +151,7 @@ struct KeyFileAccess {
         if unsafe lstat(location, &facts) == 0 {
             throw facts.st_mode & S_IFMT == S_IFREG && facts.st_size == 0 ? empty() : alreadyThere()
         }
-        try place(write(content, to: temporaryPath, owner: nil), holding: content, by: ways)
+        try place(write(content, to: clearedTemporary(), owner: nil), holding: content, by: ways)
         try syncDirectory()
     }
 
@@ -185,7 +185,7 @@ struct KeyFileAccess {
     func replace(
         with content: borrowing SecretBytes, ownedBy owner: UInt32, _ group: UInt32
     ) throws(LocalKeyFileError) {
-        let temporary = try write(content, to: temporaryPath, owner: (owner, group))
+        let temporary = try write(content, to: clearedTemporary(), owner: (owner, group))
         guard unsafe rename(temporary, location) == 0 else {
             let failure = errno
             unsafe unlink(temporary)
@@ -205,11 +205,12 @@ struct KeyFileAccess {
         return KeyFileAccess(path: path, location: unsafe String(cString: real))
     }
 
-    /// Beside the file; what a killed process left there is removed by the next one, which holds the lock.
-    private var temporaryPath: String {
-        let leftover = "\(directory)/.\(name).new"
-        unsafe unlink(leftover)
-        return leftover
+    /// A fixed name beside the file, free now: what a killed process left there is removed by the next one, which holds
+    /// the lock.
+    private func clearedTemporary() -> String {
+        let temporary = "\(directory)/.\(name).new"
+        unsafe unlink(temporary)
+        return temporary
     }
 
     /// Writes the bytes to a new file, synced to disk, and returns its path; leaves nothing if it fails.
@@ -220,6 +221,13 @@ struct KeyFileAccess {
             number: unsafe open(target, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o600))
         guard file.number >= 0 else { throw errno == EEXIST ? alreadyThere() : cannotWrite(errno) }
         var failure = Self.makePrivate(file)
+        if failure == EPERM {  // of a file that we have just made
+            unsafe unlink(target)
+            throw error(
+                .unwritable,
+                "cannot be made private: its file system has no permissions; nothing was changed",
+                remedy: "mount that with umask=077, or choose another place")
+        }
         if failure == 0, let owner, geteuid() == 0, fchown(file.number, owner.0, owner.1) != 0 {
             failure = errno
         }

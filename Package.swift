@@ -58,7 +58,7 @@ let package = Package(
         room("KMSWire", ["SecureMemory"], exclude: ["v1beta1.proto", "v2.proto"]),
         room("GRPCEngine", ["CGRPC", "CShims"]),
         room("SocketAcceptance", ["CShims", logging]),
-        room("RemoteKMS", ["SecureMemory", logging]),
+        room("RemoteKMS", ["SecureMemory", "Observability", metrics]),
         room(
             "LocalProvider", path: "Sources/Providers/Local",
             ["RemoteKMS", "EnvelopeCrypto", "SecureMemory", "CShims"]),
@@ -97,6 +97,7 @@ let package = Package(
         tests("KMSWire", ["SecureMemory", protobuf], exclude: ["Generated/README.md", "Python"]),
         tests("GRPCEngine", ["CShims"], exclude: ["Python"]),
         tests("SocketAcceptance", ["CShims", logging]),
+        tests("RemoteKMS", ["SecureMemory", metrics]),
         tests("LocalProvider", ["RemoteKMS", "EnvelopeCrypto", "SecureMemory"]),
         tests(
             "KeyService",

@@ -23,6 +23,10 @@ public struct KeySettings: Sendable {
     public var rideThrough: Duration
     /// The same while the backend refuses us, or the set-up is wrong.
     public var authGrace: Duration
+    /// How its backend is called; by default as befits where the key lives.
+    public var limits: RemoteKMSClient.Limits
+    /// Slows its calls down; shared with the other keys behind the same endpoint and credential.
+    public var limiter: ThrottleLimiter
 
     /// A key.
     public init(
@@ -30,7 +34,8 @@ public struct KeySettings: Sendable {
         acceptIdentities: [String] = [],
         adoptKeyIDs: [String] = [], localKEKMaximumAge: Duration = .seconds(30 * 86_400),
         localKEKMaximumUses: UInt64 = 1 << 32, rideThrough: Duration = .seconds(86_400),
-        authGrace: Duration = .seconds(15 * 60)
+        authGrace: Duration = .seconds(15 * 60), limits: RemoteKMSClient.Limits? = nil,
+        limiter: ThrottleLimiter = ThrottleLimiter()
     ) {
         self.name = name
         self.provider = provider
@@ -42,6 +47,8 @@ public struct KeySettings: Sendable {
         self.localKEKMaximumUses = localKEKMaximumUses
         self.rideThrough = rideThrough
         self.authGrace = authGrace
+        self.limits = limits ?? (provider.storage == .file ? .local : .init())
+        self.limiter = limiter
     }
 }
 

@@ -40,7 +40,7 @@ final class RingKey: Sendable {
     /// Given when the first step has ended, well or badly.
     let firstVerdict = FirstVerdict()
 
-    private let provider: MeasuredProvider
+    private let client: RemoteKMSClient
     private let clusterContext: String
     private let history: HistoryFile
     private let configured: ConfiguredKeys
@@ -62,7 +62,9 @@ final class RingKey: Sendable {
         self.configured = configured
         self.settings = settings
         self.encrypts = encrypts
-        provider = MeasuredProvider(settings.provider, key: settings.name, metrics: metrics)
+        client = RemoteKMSClient(
+            settings.provider, key: settings.name, limits: settings.limits, limiter: settings.limiter,
+            metrics: metrics)
         clusterContext = ring.clusterContext
         self.history = history
         self.opened = opened
@@ -136,7 +138,8 @@ final class RingKey: Sendable {
     ) async throws(KMSFailure) -> LocalKEK {
         let kek: LocalKEK
         do throws(RemoteKMSError) {
-            kek = try await unwrap(wrapped, keyID: envelope.keyID, suite: envelope.suite, deadline: deadline)
+            kek = try await unwrap(
+                wrapped, keyID: envelope.keyID, suite: envelope.suite, for: .cacheable, deadline: deadline)
         } catch {
             if Task.isCancelled { throw KMSFailure(.cancelled, "key \(settings.name): the caller gave up") }
             throw error.code == .invalidCiphertext
@@ -193,7 +196,7 @@ final class RingKey: Sendable {
                 }
             } else if failure != nil { .failed } else { observedID == nil ? .starting : .active }
         return KeySnapshot(
-            name: settings.name, provider: provider.name, encrypts: encrypts, state: phase,
+            name: settings.name, provider: client.name, encrypts: encrypts, state: phase,
             keyID: (active?.keyID ?? (encrypts ? nil : observedID))?.description,
             trouble: (failure ?? former)?.description, writesStopIn: writesStopIn,
             localKEKAge: active?.age(at: epochSeconds), localKEKUses: active?.uses, lastProof: lastProof)
@@ -230,7 +233,7 @@ final class RingKey: Sendable {
                 .misconfigured, "the loaded OpenSSL has no \(settings.suite.configurationName)",
                 remedy: "install one that has it, or configure another suite")
         }
-        let description = try await provider.describe(deadline: .after(Self.callLimit))
+        let description = try await client.describe(by: .after(Self.callLimit))
         let keyID = try keyID(of: description)
         try pin(keyID)
         return Sighting(description: description, keyID: keyID)
@@ -303,7 +306,7 @@ final class RingKey: Sendable {
     private func keyID(of description: KeyDescription) throws(RemoteKMSError) -> KeyID {
         do throws(CryptoFailure) {
             return try KeyID(
-                provider: provider.name, key: description, clusterContext: clusterContext,
+                provider: client.name, key: description, clusterContext: clusterContext,
                 epoch: settings.epoch)
         } catch { throw RemoteKMSError(.misconfigured, "no key_id can be computed: \(error)") }
     }
@@ -423,18 +426,18 @@ final class RingKey: Sendable {
     private func made(_ seen: Sighting, at now: Moment) async throws(RemoteKMSError) -> Active {
         let keyID = seen.keyID
         let kek: LocalKEK
-        let payload: SecretBytes
+        let payload: SharedSecret
         do throws(EnvelopeError) {
             kek = try LocalKEK(randomFor: keyID, suite: settings.suite, clusterContext: clusterContext)
-            payload = try kek.payload()
+            payload = SharedSecret(try kek.payload())
         } catch { throw RemoteKMSError(.misconfigured, "\(error)") }
-        let wrapped = try await provider.wrap(
-            payload, context: Self.context(keyID), deadline: .after(Self.callLimit))
+        let wrapped = try await client.wrap(
+            payload, context: Self.context(keyID), for: .upkeep, by: .after(Self.callLimit))
         let writer = try writer(kek, wrapped)
         let back = try await unwrap(
             wrapped, keyID: keyID, suite: settings.suite, deadline: .after(Self.callLimit))
         guard back.isSame(as: kek) else { throw Self.unwrappedOtherwise }
-        guard try await provider.describe(deadline: .after(Self.callLimit)) == seen.description else {
+        guard try await client.describe(by: .after(Self.callLimit)) == seen.description else {
             throw RemoteKMSError(
                 .unavailable, "the key changed its version while a local KEK was made",
                 remedy: "nothing is to be done, it is tried again")
@@ -562,12 +565,14 @@ final class RingKey: Sendable {
     }
 
     private func unwrap(
-        _ wrapped: [UInt8], keyID: KeyID, suite: Suite, deadline: Deadline
+        _ wrapped: [UInt8], keyID: KeyID, suite: Suite, for purpose: RemoteKMSClient.Purpose = .upkeep,
+        deadline: Deadline
     ) async throws(RemoteKMSError) -> LocalKEK {
-        let payload = try await provider.unwrap(wrapped, context: Self.context(keyID), deadline: deadline)
+        let payload = try await client.unwrap(
+            wrapped, context: Self.context(keyID), for: purpose, by: deadline)
         do throws(EnvelopeError) {
             return try LocalKEK(
-                unwrapped: payload, keyID: keyID, suite: suite, clusterContext: clusterContext)
+                unwrapped: payload.bytes, keyID: keyID, suite: suite, clusterContext: clusterContext)
         } catch .cannotOpen {
             throw RemoteKMSError(
                 .invalidCiphertext,

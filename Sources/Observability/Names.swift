@@ -31,10 +31,16 @@ public enum Names {
         public static let localKEKAge = "kmsward_local_kek_age_seconds"
         /// Gauge of the messages sealed under the local KEK in use; label key.
         public static let localKEKUses = "kmsward_local_kek_uses"
-        /// Counter of calls to the key-management service; labels key, operation, outcome.
+        /// Counter of calls to the key-management service; labels key, operation, outcome, attempt.
         public static let backendCalls = "kmsward_backend_calls_total"
         /// Histogram of the time of one call to the key-management service; labels key, operation.
         public static let backendDuration = "kmsward_backend_duration_seconds"
+        /// Counter of what was decided about calls to the key-management service; labels key, decision.
+        public static let backendDecisions = "kmsward_backend_decisions_total"
+        /// Gauge of calls that wait for their turn at the key-management service; label key.
+        public static let backendCallsWaiting = "kmsward_backend_calls_waiting"
+        /// Gauge, 1 or 0: the key-management service is left alone since it only failed; label key.
+        public static let backendBreakerOpen = "kmsward_backend_breaker_open"
         /// Gauge, 1 or 0: secrets are in memory that cannot be swapped out.
         public static let memoryLocked = "kmsward_memory_locked"
         /// Counter of log lines lost because their reader did not keep up.
@@ -78,6 +84,10 @@ public enum Names {
         public static let operation = "operation"
         /// How such a call ended: `ok` or the code of the error.
         public static let outcome = "outcome"
+        /// Which try of a call it was: `first`, `beside` it or `again` after it.
+        public static let attempt = "attempt"
+        /// What was decided about a call to a key-management service.
+        public static let decision = "decision"
         /// Version of the daemon.
         public static let version = "version"
         /// Name of a metric.
@@ -155,6 +165,15 @@ public enum Names {
         ]
         /// Values of `Label.reason`.
         public static let refusals = ["uid", "limit", "handshake_timeout", "not_http2", "stalled"]
+        /// Values of `Label.operation`.
+        public static let operations = ["describe", "wrap", "unwrap"]
+        /// Values of `Label.attempt`.
+        public static let attempts = ["first", "beside", "again"]
+        /// Values of `Label.decision`.
+        public static let decisions = [
+            "tried_beside", "beside_won", "tried_again", "credentials_renewed", "refused_by_breaker",
+            "opened_breaker", "refused_by_rate", "refused_by_queue", "outlived_caller", "ended_with_caller",
+        ]
         /// Where a value goes that does not belong to its label's values, or a series beyond the metric's limit.
         public static let other = "other"
     }
@@ -256,11 +275,26 @@ public enum Names {
             [LabelRule(Label.key)]),
         Entry(
             Metric.backendCalls, .counter,
-            "Calls to the key-management service, by key, operation and outcome.",
-            [LabelRule(Label.key), LabelRule(Label.operation), LabelRule(Label.outcome)], maximumSeries: 1024),
+            "Calls to the key-management service, by key, operation, outcome and attempt.",
+            [
+                LabelRule(Label.key), LabelRule(Label.operation, Value.operations), LabelRule(Label.outcome),
+                LabelRule(Label.attempt, Value.attempts),
+            ], maximumSeries: 2048),
         Entry(
             Metric.backendDuration, .histogram, "Time of one call to the key-management service.",
-            [LabelRule(Label.key), LabelRule(Label.operation)], buckets: Buckets.backend),
+            [LabelRule(Label.key), LabelRule(Label.operation, Value.operations)], buckets: Buckets.backend),
+        Entry(
+            Metric.backendDecisions, .counter,
+            "What was decided about calls to the key-management service: further tries, refusals, renewals.",
+            [LabelRule(Label.key), LabelRule(Label.decision, Value.decisions)], maximumSeries: 512),
+        Entry(
+            Metric.backendCallsWaiting, .gauge,
+            "Calls that wait for their turn at the key-management service.",
+            [LabelRule(Label.key)]),
+        Entry(
+            Metric.backendBreakerOpen, .gauge,
+            "1 while the key-management service is left alone since it only fails, else 0.",
+            [LabelRule(Label.key)]),
         Entry(Metric.memoryLocked, .gauge, "1 if secrets are in memory that cannot be swapped out, else 0."),
         Entry(Metric.logLinesDropped, .counter, "Log lines lost because their reader did not keep up."),
         Entry(Metric.buildInfo, .gauge, "Always 1; names the version that runs.", [LabelRule(Label.version)]),

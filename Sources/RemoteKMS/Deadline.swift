@@ -19,3 +19,8 @@ public struct Deadline: Sendable, Equatable {
         Deadline(min(instant - reserve, ContinuousClock.now + share))
     }
 }
+
+/// A clock that deadlines can be told from: the system's, or a test's with time by hand.
+public protocol DeadlineClock: Clock<Duration> where Instant == ContinuousClock.Instant {}
+
+extension ContinuousClock: DeadlineClock {}

@@ -42,9 +42,27 @@ public enum KeyStorage: Sendable {
     case file
 }
 
+/// One try at the backend.
+public struct Attempt: Sendable, Equatable {
+    /// When it is given up.
+    public var deadline: Deadline
+    /// Whether it must have a connection of its own: the try beside it may hang on the one that is there.
+    public var wantsFreshConnection: Bool
+
+    /// A try.
+    public init(deadline: Deadline, wantsFreshConnection: Bool = false) {
+        self.deadline = deadline
+        self.wantsFreshConnection = wantsFreshConnection
+    }
+
+    /// A try that is given up `duration` from now.
+    public static func within(_ duration: Duration) -> Attempt { Attempt(deadline: .after(duration)) }
+}
+
 /// A key in a key-management service.
 ///
-/// Signs, calls, maps errors; nothing else: deadlines, retries, caches and health are the caller's.
+/// Signs, calls, maps errors; nothing else: retries, caches and health are the caller's. A try ends by its deadline, and
+/// soon after its task is cancelled.
 public protocol Provider: Sendable {
     /// The provider's name in configuration and key_id: `local`, `jdcloud`, ...
     var name: String { get }
@@ -53,20 +71,28 @@ public protocol Provider: Sendable {
     var storage: KeyStorage { get }
 
     /// Reads the key's identity and the version it wraps with now.
-    func describe(deadline: Deadline) async throws(RemoteKMSError) -> KeyDescription
+    func describe(_ attempt: Attempt) async throws(RemoteKMSError) -> KeyDescription
 
     /// Wraps `plaintext` under the key's current version.
     func wrap(
-        _ plaintext: borrowing SecretBytes, context: WrapContext, deadline: Deadline
+        _ plaintext: borrowing SecretBytes, context: WrapContext, attempt: Attempt
     ) async throws(RemoteKMSError) -> [UInt8]
 
     /// Unwraps what `wrap` returned under any version that still exists.
     func unwrap(
-        _ wrapped: [UInt8], context: WrapContext, deadline: Deadline
+        _ wrapped: [UInt8], context: WrapContext, attempt: Attempt
     ) async throws(RemoteKMSError) -> SecretBytes
+
+    /// Does what can be done about `unauthenticated`: fresh credentials, another idea of the time.
+    ///
+    /// True if another try may end better; asked once a call.
+    func recover(from error: RemoteKMSError, deadline: Deadline) async -> Bool
 }
 
 extension Provider {
     /// In a service.
     public var storage: KeyStorage { .service }
+
+    /// Nothing can be done.
+    public func recover(from error: RemoteKMSError, deadline: Deadline) async -> Bool { false }
 }

@@ -34,12 +34,27 @@ public struct RemoteKMSError: Error, Equatable {
     public let summary: String
     /// One line: what to do about it; empty where there is nothing to do but wait.
     public let remedy: String
+    /// How long the service asks to be left alone (`throttled`, `unavailable`), where it says so.
+    public let retryAfter: Duration?
 
     /// An error.
-    public init(_ code: Code, _ summary: String, remedy: String = "") {
+    public init(_ code: Code, _ summary: String, remedy: String = "", retryAfter: Duration? = nil) {
         self.code = code
         self.summary = summary
         self.remedy = remedy
+        self.retryAfter = retryAfter
+    }
+}
+
+extension RemoteKMSError.Code {
+    /// Whether the same call may well succeed a moment later.
+    var isTransient: Bool {
+        switch self {
+        case .deadlineExceeded, .unavailable, .throttled, .malformedReply: true
+        case .unauthenticated, .permissionDenied, .keyNotFound, .keyDisabled, .invalidCiphertext,
+            .misconfigured:
+            false
+        }
     }
 }
 

@@ -64,13 +64,13 @@ final class FakeProvider: Provider {
         return now
     }
 
-    func describe(deadline: Deadline) async throws(RemoteKMSError) -> KeyDescription {
+    func describe(_ attempt: Attempt) async throws(RemoteKMSError) -> KeyDescription {
         let now = try await enter(.describe)
         return KeyDescription(identity: now.identity, version: now.version, versionCreatedAt: now.createdAt)
     }
 
     func wrap(
-        _ plaintext: borrowing SecretBytes, context: WrapContext, deadline: Deadline
+        _ plaintext: borrowing SecretBytes, context: WrapContext, attempt: Attempt
     ) async throws(RemoteKMSError) -> [UInt8] {
         let bytes = array(plaintext)
         let now = try await enter(.wrap)
@@ -80,12 +80,12 @@ final class FakeProvider: Provider {
     }
 
     func unwrap(
-        _ wrapped: [UInt8], context: WrapContext, deadline: Deadline
+        _ wrapped: [UInt8], context: WrapContext, attempt: Attempt
     ) async throws(RemoteKMSError) -> SecretBytes {
         let now = try await enter(.unwrap)
         set {
             $0.unwrapped.append(wrapped)
-            $0.deadline = deadline
+            $0.deadline = attempt.deadline
             $0.thread = pthread_self()
         }
         guard let version = Self.field(in: wrapped, at: 0),

@@ -170,7 +170,8 @@ struct LastingTroubleTests {
     func log() async throws {
         let lines = LogLines()
         let provider = FakeProvider()
-        let key = KeySettings(name: "primary", provider: provider, suite: .aes256GCM)
+        let key = KeySettings(
+            name: "primary", provider: provider, suite: .aes256GCM, limits: .local)
         let plugin = Plugin(KeyRingSettings(keys: [key]), logger: lines.logger)
         await plugin.observe()
         for operation in [FakeProvider.Operation.describe, .unwrap] { provider.fail(operation, .unavailable) }

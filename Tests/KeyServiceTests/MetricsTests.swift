@@ -13,7 +13,8 @@ struct MetricsTests {
     func metrics() async throws {
         let store = MetricStore()
         let provider = FakeProvider()
-        let key = KeySettings(name: "primary", provider: provider, suite: .aes256GCM)
+        let key = KeySettings(
+            name: "primary", provider: provider, suite: .aes256GCM, limits: .local)
         let ring = KeyRing(
             KeyRingSettings(keys: [key], settle: .zero),
             logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
@@ -35,10 +36,10 @@ struct MetricsTests {
         #expect(store["kmsward_local_kek_age_seconds", "key=primary"] == 0)
         #expect(store["kmsward_local_kek_uses", "key=primary"] == 0)
         let calls = "kmsward_backend_calls_total"
-        #expect(store[calls, "key=primary,operation=describe,outcome=unavailable"] == 1)
-        #expect(store[calls, "key=primary,operation=describe,outcome=ok"] == 4)
-        #expect(store[calls, "key=primary,operation=wrap,outcome=ok"] == 2)
-        #expect(store[calls, "key=primary,operation=unwrap,outcome=ok"] == 3)
+        #expect(store[calls, "key=primary,operation=describe,outcome=unavailable,attempt=first"] == 1)
+        #expect(store[calls, "key=primary,operation=describe,outcome=ok,attempt=first"] == 4)
+        #expect(store[calls, "key=primary,operation=wrap,outcome=ok,attempt=first"] == 2)
+        #expect(store[calls, "key=primary,operation=unwrap,outcome=ok,attempt=first"] == 3)
         #expect(store["kmsward_backend_duration_seconds", "key=primary,operation=describe"] == 5)
     }
 }

@@ -65,17 +65,17 @@ final class ImpatientClock: Clock {
 struct SilentProvider: Provider {
     let name = "silent"
 
-    func describe(deadline: Deadline) async throws(RemoteKMSError) -> KeyDescription {
+    func describe(_ attempt: Attempt) async throws(RemoteKMSError) -> KeyDescription {
         for await _ in AsyncStream<Int>.makeStream().stream {}  // ends with the task
         throw RemoteKMSError(.unavailable, "unreachable")
     }
 
     func wrap(
-        _ plaintext: borrowing SecretBytes, context: WrapContext, deadline: Deadline
+        _ plaintext: borrowing SecretBytes, context: WrapContext, attempt: Attempt
     ) async throws(RemoteKMSError) -> [UInt8] { throw RemoteKMSError(.unavailable, "unreachable") }
 
     func unwrap(
-        _ wrapped: [UInt8], context: WrapContext, deadline: Deadline
+        _ wrapped: [UInt8], context: WrapContext, attempt: Attempt
     ) async throws(RemoteKMSError) -> SecretBytes { throw RemoteKMSError(.unavailable, "unreachable") }
 }
 
@@ -84,13 +84,13 @@ struct FailingProvider: Provider {
     let name = "failing"
     static let failure = RemoteKMSError(.misconfigured, "there is no key file", remedy: "make one")
 
-    func describe(deadline: Deadline) async throws(RemoteKMSError) -> KeyDescription { throw Self.failure }
+    func describe(_ attempt: Attempt) async throws(RemoteKMSError) -> KeyDescription { throw Self.failure }
 
     func wrap(
-        _ plaintext: borrowing SecretBytes, context: WrapContext, deadline: Deadline
+        _ plaintext: borrowing SecretBytes, context: WrapContext, attempt: Attempt
     ) async throws(RemoteKMSError) -> [UInt8] { throw Self.failure }
 
     func unwrap(
-        _ wrapped: [UInt8], context: WrapContext, deadline: Deadline
+        _ wrapped: [UInt8], context: WrapContext, attempt: Attempt
     ) async throws(RemoteKMSError) -> SecretBytes { throw Self.failure }
 }

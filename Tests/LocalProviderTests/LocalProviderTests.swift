@@ -5,7 +5,7 @@ import Testing
 
 @testable import LocalProvider
 
-private let deadline = Deadline.after(.seconds(60))
+private let attempt = Attempt.within(.seconds(60))
 private let context = WrapContext(
     purpose: "local-kek", keyID: "kw1.AAAAAAAAAAAAAAAAAAAAAA.0.BBBBBBBBBBBBBBBBBBBBBB")
 
@@ -26,8 +26,8 @@ struct LocalProviderTests {
     func roundTrip(_ suite: EnvelopeCrypto.Suite, _ count: Int) async throws {
         try LocalKeyFile.create(at: path, suite: suite)
         let provider = LocalProvider(path: path)
-        let wrapped = try await provider.wrap(secret(count), context: context, deadline: deadline)
-        let back = try await provider.unwrap(wrapped, context: context, deadline: deadline)
+        let wrapped = try await provider.wrap(secret(count), context: context, attempt: attempt)
+        let back = try await provider.unwrap(wrapped, context: context, attempt: attempt)
         let isSame = back.isEqual(to: secret(count))
         #expect(isSame)
         #expect(wrapped.count == 24 + suite.overhead + count)
@@ -36,7 +36,7 @@ struct LocalProviderTests {
     @Test("describe names the file and its active version, not its path")
     func describe() async throws {
         let facts = try LocalKeyFile.create(at: path, suite: .aes256GCM)
-        let description = try await LocalProvider(path: path).describe(deadline: deadline)
+        let description = try await LocalProvider(path: path).describe(attempt)
         #expect(
             description
                 == KeyDescription(
@@ -49,12 +49,12 @@ struct LocalProviderTests {
     func tampered() async throws {
         try LocalKeyFile.create(at: path, suite: .aes256GCM)
         let provider = LocalProvider(path: path)
-        let wrapped = try await provider.wrap(secret(72), context: context, deadline: deadline)
+        let wrapped = try await provider.wrap(secret(72), context: context, attempt: attempt)
         for index in wrapped.indices {
             var changed = wrapped
             changed[index] ^= 1
             let code = await failure { () throws(RemoteKMSError) in
-                _ = try await provider.unwrap(changed, context: context, deadline: deadline)
+                _ = try await provider.unwrap(changed, context: context, attempt: attempt)
             }
             #expect(code == ((8..<24).contains(index) ? .keyNotFound : .invalidCiphertext), "byte \(index)")
         }
@@ -63,7 +63,7 @@ struct LocalProviderTests {
             WrapContext(purpose: "local-kek", keyID: "x"),
         ] {
             let code = await failure { () throws(RemoteKMSError) in
-                _ = try await provider.unwrap(wrapped, context: other, deadline: deadline)
+                _ = try await provider.unwrap(wrapped, context: other, attempt: attempt)
             }
             #expect(code == .invalidCiphertext)
         }
@@ -73,10 +73,10 @@ struct LocalProviderTests {
     func torn() async throws {
         try LocalKeyFile.create(at: path, suite: .aes256GCM)
         let provider = LocalProvider(path: path)
-        let wrapped = try await provider.wrap(secret(32), context: context, deadline: deadline)
+        let wrapped = try await provider.wrap(secret(32), context: context, attempt: attempt)
         for torn in wrapped.indices.map({ Array(wrapped[..<$0]) }) + [wrapped + [0]] {
             let code = await failure { () throws(RemoteKMSError) in
-                _ = try await provider.unwrap(torn, context: context, deadline: deadline)
+                _ = try await provider.unwrap(torn, context: context, attempt: attempt)
             }
             #expect(code == .invalidCiphertext, "\(torn.count) bytes")
         }
@@ -86,15 +86,15 @@ struct LocalProviderTests {
     func rotationWhileRunning() async throws {
         let first = try LocalKeyFile.create(at: path, suite: .aes256GCM)
         let provider = LocalProvider(path: path)
-        let before = try await provider.wrap(secret(32), context: context, deadline: deadline)
+        let before = try await provider.wrap(secret(32), context: context, attempt: attempt)
         let added = try LocalKeyFile.add(at: path)
-        #expect(try await provider.describe(deadline: deadline).version == first.active.id.description)
+        #expect(try await provider.describe(attempt).version == first.active.id.description)
         try LocalKeyFile.activate(at: path, version: added.id)
-        #expect(try await provider.describe(deadline: deadline).version == added.id.description)
-        let after = try await provider.wrap(secret(32), context: context, deadline: deadline)
+        #expect(try await provider.describe(attempt).version == added.id.description)
+        let after = try await provider.wrap(secret(32), context: context, attempt: attempt)
         #expect(Array(after[8..<24]) == added.id.bytes)
-        _ = try await provider.unwrap(before, context: context, deadline: deadline)
-        _ = try await provider.unwrap(after, context: context, deadline: deadline)
+        _ = try await provider.unwrap(before, context: context, attempt: attempt)
+        _ = try await provider.unwrap(after, context: context, attempt: attempt)
     }
 
     @Test("a replica with the added version reads what a replica writes that has activated it")
@@ -105,10 +105,10 @@ struct LocalProviderTests {
         let one = LocalProvider(path: path)
         let two = LocalProvider(path: folder.path("copy.keys"))
         try LocalKeyFile.activate(at: path, version: added.id)
-        let wrapped = try await one.wrap(secret(32), context: context, deadline: deadline)
-        _ = try await two.unwrap(wrapped, context: context, deadline: deadline)
-        let back = try await two.wrap(secret(32), context: context, deadline: deadline)
-        _ = try await one.unwrap(back, context: context, deadline: deadline)
+        let wrapped = try await one.wrap(secret(32), context: context, attempt: attempt)
+        _ = try await two.unwrap(wrapped, context: context, attempt: attempt)
+        let back = try await two.wrap(secret(32), context: context, attempt: attempt)
+        _ = try await one.unwrap(back, context: context, attempt: attempt)
     }
 
     @Test(
@@ -118,18 +118,18 @@ struct LocalProviderTests {
         try LocalKeyFile.create(at: path, suite: .aes256GCM)
         folder.write(folder.text(of: "local.keys"), to: "copy.keys")
         let two = LocalProvider(path: folder.path("copy.keys"))
-        _ = try await two.describe(deadline: deadline)
+        _ = try await two.describe(attempt)
         let added = try LocalKeyFile.add(at: path)
         try LocalKeyFile.activate(at: path, version: added.id)
         let wrapped = try await LocalProvider(path: path).wrap(
-            secret(32), context: context, deadline: deadline)
+            secret(32), context: context, attempt: attempt)
         let error = await #expect(throws: RemoteKMSError.self) {
-            _ = try await two.unwrap(wrapped, context: context, deadline: deadline)
+            _ = try await two.unwrap(wrapped, context: context, attempt: attempt)
         }
         #expect(error?.code == .keyNotFound)
         #expect(error?.remedy.contains("copy the key file") == true)
         folder.write(folder.text(of: "local.keys"), to: "copy.keys")
-        _ = try await two.unwrap(wrapped, context: context, deadline: deadline)
+        _ = try await two.unwrap(wrapped, context: context, attempt: attempt)
     }
 
     @Test(
@@ -139,8 +139,8 @@ struct LocalProviderTests {
         try LocalKeyFile.create(at: path, suite: .aes256GCM)
         let good = folder.text(of: "local.keys")
         let provider = LocalProvider(path: path)
-        let described = try await provider.describe(deadline: deadline)
-        let wrapped = try await provider.wrap(secret(32), context: context, deadline: deadline)
+        let described = try await provider.describe(attempt)
+        let wrapped = try await provider.wrap(secret(32), context: context, attempt: attempt)
         switch how {
         case "removed": folder.remove("local.keys")
         case "damaged": folder.write(good.replacing("active", with: "aktive"), to: "local.keys")
@@ -150,16 +150,16 @@ struct LocalProviderTests {
             try LocalKeyFile.create(at: path, suite: .aes256GCM)
         }
         let error = await #expect(throws: RemoteKMSError.self) {
-            try await provider.describe(deadline: deadline)
+            try await provider.describe(attempt)
         }
         #expect(error?.code == .misconfigured)
         #expect(error?.summary.contains(path) == true && error?.remedy.isEmpty == false)
-        _ = try await provider.unwrap(wrapped, context: context, deadline: deadline)
-        _ = try await provider.wrap(secret(32), context: context, deadline: deadline)
+        _ = try await provider.unwrap(wrapped, context: context, attempt: attempt)
+        _ = try await provider.wrap(secret(32), context: context, attempt: attempt)
         folder.write("", to: "local.keys")
         folder.remove("local.keys")
         folder.write(good, to: "local.keys")
-        #expect(try await provider.describe(deadline: deadline) == described)
+        #expect(try await provider.describe(attempt) == described)
     }
 
     @Test(
@@ -174,31 +174,31 @@ struct LocalProviderTests {
         try LocalKeyFile.activate(at: path, version: added.id)
         let newer = folder.text(of: "local.keys")
         let provider = LocalProvider(path: path)
-        let described = try await provider.describe(deadline: deadline)
-        let wrapped = try await provider.wrap(secret(32), context: context, deadline: deadline)
+        let described = try await provider.describe(attempt)
+        let wrapped = try await provider.wrap(secret(32), context: context, attempt: attempt)
 
         folder.write(older, to: "local.keys")
         for _ in 0..<2 {
             let error = await #expect(throws: RemoteKMSError.self) {
-                try await provider.describe(deadline: deadline)
+                try await provider.describe(attempt)
             }
             #expect(error?.code == .misconfigured)
             #expect(
                 error?.summary.contains("\(how == "lacks a version" ? added.id : first)") == true,
                 "\(error?.summary ?? "")")
             #expect(error?.remedy.hasPrefix("put the newer file back") == true)
-            _ = try await provider.unwrap(wrapped, context: context, deadline: deadline)
+            _ = try await provider.unwrap(wrapped, context: context, attempt: attempt)
         }
         folder.remove("local.keys")
-        _ = try await provider.unwrap(wrapped, context: context, deadline: deadline)
+        _ = try await provider.unwrap(wrapped, context: context, attempt: attempt)
         folder.write(newer, to: "local.keys")
-        #expect(try await provider.describe(deadline: deadline) == described)
+        #expect(try await provider.describe(attempt) == described)
     }
 
     @Test("a file that is missing at start is a misconfiguration whose remedy makes one")
     func missing() async {
         let error = await #expect(throws: RemoteKMSError.self) {
-            try await LocalProvider(path: path).describe(deadline: deadline)
+            try await LocalProvider(path: path).describe(attempt)
         }
         #expect(error?.code == .misconfigured)
         #expect(error?.remedy.contains("kmsward key init --file \(path)") == true)

@@ -30,7 +30,7 @@ public final class LocalProvider: Provider {
     public init(path: String) { access = KeyFileAccess(path: path) }
 
     /// The file's UUID, the active version's UUID and when that was made.
-    public func describe(deadline: Deadline) async throws(RemoteKMSError) -> KeyDescription {
+    public func describe(_ attempt: Attempt) async throws(RemoteKMSError) -> KeyDescription {
         let keys = try refreshed()
         return KeyDescription(
             identity: keys.id.description, version: keys.active.version.id.description,
@@ -39,7 +39,7 @@ public final class LocalProvider: Provider {
 
     /// Wraps under the active version, as `describe` named it last.
     public func wrap(
-        _ plaintext: borrowing SecretBytes, context: WrapContext, deadline: Deadline
+        _ plaintext: borrowing SecretBytes, context: WrapContext, attempt: Attempt
     ) async throws(RemoteKMSError) -> [UInt8] {
         let keys = try current()
         let wrap = LocalWrap(header: .init(suite: keys.suite, version: keys.active.version.id), file: keys.id)
@@ -50,7 +50,7 @@ public final class LocalProvider: Provider {
     ///
     /// Throws `.keyNotFound` if this host's file lacks it, `.invalidCiphertext` if the bytes are foreign or damaged.
     public func unwrap(
-        _ wrapped: [UInt8], context: WrapContext, deadline: Deadline
+        _ wrapped: [UInt8], context: WrapContext, attempt: Attempt
     ) async throws(RemoteKMSError) -> SecretBytes {
         guard let header = LocalWrap.Header(parsing: wrapped) else {
             throw RemoteKMSError(

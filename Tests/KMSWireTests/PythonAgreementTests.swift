@@ -2,11 +2,11 @@ import Glibc
 import KMSWire
 import Testing
 
-/// A Python with protobuf and grpcio-tools.
+/// A Python with protobuf and grpcio-tools: the one that is named, which then has to be there, or that of .build/venv.
 private let python: String? = {
-    let named = unsafe getenv("KMSWARD_PYTHON").map { unsafe String(cString: $0) }
-    let path = named ?? packageRoot + "/.build/venv/bin/python"
-    return unsafe access(path, X_OK) == 0 ? path : nil
+    if let named = unsafe getenv("KMSWARD_PYTHON") { return unsafe String(cString: named) }
+    let made = packageRoot + "/.build/venv/bin/python"
+    return unsafe access(made, X_OK) == 0 ? made : nil
 }()
 
 private let packageRoot: String = {

@@ -55,6 +55,7 @@ let package = Package(
 
         room("SecureMemory", ["COpenSSL", "CShims"]),
         room("EnvelopeCrypto", ["COpenSSL", "SecureMemory"]),
+        room("RequestSigning", ["COpenSSL", "SecureMemory"]),
         room("KMSWire", ["SecureMemory"], exclude: ["v1beta1.proto", "v2.proto"]),
         room("GRPCEngine", ["CGRPC", "CShims"]),
         room("SocketAcceptance", ["CShims", logging]),
@@ -94,6 +95,7 @@ let package = Package(
 
         tests("SecureMemory", ["CShims"]),
         tests("EnvelopeCrypto", ["SecureMemory"]),
+        tests("RequestSigning", ["SecureMemory"]),
         tests("KMSWire", ["SecureMemory", protobuf], exclude: ["Generated/README.md", "Python"]),
         tests("GRPCEngine", ["CShims"], exclude: ["Python"]),
         tests("SocketAcceptance", ["CShims", logging]),

@@ -53,6 +53,7 @@ let package = Package(
         systemModule("CEvent"),
         .target(name: "CShims"),
 
+        room("Threads", ["CShims"]),
         room("SecureMemory", ["COpenSSL", "CShims"]),
         room("EnvelopeCrypto", ["COpenSSL", "SecureMemory"]),
         room("RequestSigning", ["COpenSSL", "SecureMemory"]),
@@ -73,7 +74,7 @@ let package = Package(
                 metrics,
             ]),
         room("Configuration", ["CYAML", "CShims"]),
-        room("Observability", ["CSystemd", "CEvent", "CShims", logging, metrics]),
+        room("Observability", ["CSystemd", "CEvent", "CShims", "Threads", logging, metrics]),
         room(
             "Lifecycle",
             [
@@ -111,7 +112,7 @@ let package = Package(
                 .product(name: "InMemoryLogging", package: "swift-log"),
             ]),
         tests("Configuration", []),
-        tests("Observability", [logging, metrics]),
+        tests("Observability", ["Threads", logging, metrics]),
         tests(
             "Lifecycle",
             [

@@ -1,6 +1,7 @@
 // Tests of Observability: what they need of the outside, none of it waiting on a clock.
 
 import Glibc
+import Threads
 
 @testable import Observability
 

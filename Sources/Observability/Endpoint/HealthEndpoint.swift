@@ -1,4 +1,5 @@
 private import Synchronization
+private import Threads
 
 /// What a probe learns: every check, and whether one of them failed.
 public struct Readiness: Sendable, Equatable {

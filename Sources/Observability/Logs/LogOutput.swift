@@ -1,6 +1,7 @@
 internal import Glibc
 public import Logging
 internal import Synchronization
+private import Threads
 
 /// How log lines are written.
 public enum LogFormat: String, Sendable, CaseIterable {

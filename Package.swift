@@ -51,6 +51,7 @@ let package = Package(
         systemModule("CSystemd"),
         systemModule("CYAML"),
         systemModule("CEvent"),
+        systemModule("CCurl"),
         .target(name: "CShims"),
 
         room("Threads", ["CShims"]),
@@ -61,6 +62,7 @@ let package = Package(
         room("GRPCEngine", ["CGRPC", "CShims"]),
         room("SocketAcceptance", ["CShims", logging]),
         room("RemoteKMS", ["SecureMemory", "Observability", metrics]),
+        room("HTTPTransport", ["CCurl", "CShims", "SecureMemory", "Threads"]),
         room(
             "LocalProvider", path: "Sources/Providers/Local",
             ["RemoteKMS", "EnvelopeCrypto", "SecureMemory", "CShims"]),
@@ -101,6 +103,7 @@ let package = Package(
         tests("GRPCEngine", ["CShims"], exclude: ["Python"]),
         tests("SocketAcceptance", ["CShims", logging]),
         tests("RemoteKMS", ["SecureMemory", metrics]),
+        tests("HTTPTransport", ["SecureMemory", "Threads"], exclude: ["Python"]),
         tests("LocalProvider", ["RemoteKMS", "EnvelopeCrypto", "SecureMemory"]),
         tests(
             "KeyService",

@@ -1,0 +1,128 @@
+// libcurl 7.88 (Debian libcurl4-openssl-dev), and static-inline shims for what Swift cannot call: variadic functions,
+// one per type of argument, and memory hooks. OpenSSL's headers only for two calls that curl leaves to its user.
+#ifndef KMSWARD_CCURL_SHIM_H
+#define KMSWARD_CCURL_SHIM_H
+
+// First: fd_set must look as it does in Swift's Glibc module, whatever later headers define.
+#include <sys/select.h>
+
+#define CURL_STRICTER  // handles are opaque pointers of their own, not void *
+#define CURL_DISABLE_TYPECHECK
+#include <curl/curl.h>
+#include <malloc.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <openssl/x509_vfy.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+// --- memory: what curl frees is wiped first, since requests, answers and tokens pass through it ---
+
+static inline void ksw_curl_free(void *start) {
+    if (start == NULL) return;
+    size_t size = malloc_usable_size(start);
+    memset(start, 0, size);
+    __asm__ __volatile__("" : : "r"(start) : "memory");  // the compiler may not drop the memset before a free
+    free(start);
+}
+
+static inline void *ksw_curl_realloc(void *start, size_t size) {
+    if (start == NULL) return malloc(size);
+    if (size == 0) {
+        ksw_curl_free(start);
+        return NULL;
+    }
+    // realloc(3) may move the bytes and leave the old ones behind.
+    size_t had = malloc_usable_size(start);
+    void *grown = malloc(size);
+    if (grown == NULL) return NULL;
+    memcpy(grown, start, had < size ? had : size);
+    ksw_curl_free(start);
+    return grown;
+}
+
+/// curl_global_init_mem(3) with wiping hooks.
+static inline CURLcode ksw_curl_global_init(void) {
+    return curl_global_init_mem(CURL_GLOBAL_DEFAULT, malloc, ksw_curl_free, ksw_curl_realloc, strdup, calloc);
+}
+
+// --- curl_easy_setopt(3) ---
+
+static inline CURLcode ksw_curl_set_long(CURL *easy, CURLoption option, long value) {
+    return curl_easy_setopt(easy, option, value);
+}
+static inline CURLcode ksw_curl_set_size(CURL *easy, CURLoption option, int64_t value) {
+    return curl_easy_setopt(easy, option, (curl_off_t)value);
+}
+/// curl copies the text; NULL takes an option back.
+static inline CURLcode ksw_curl_set_text(CURL *easy, CURLoption option, const char *value) {
+    return curl_easy_setopt(easy, option, value);
+}
+/// curl borrows the list until the transfer's end.
+static inline CURLcode ksw_curl_set_list(CURL *easy, CURLoption option, struct curl_slist *value) {
+    return curl_easy_setopt(easy, option, value);
+}
+static inline CURLcode ksw_curl_set_pointer(CURL *easy, CURLoption option, void *value) {
+    return curl_easy_setopt(easy, option, value);
+}
+/// For CURLOPT_WRITEFUNCTION, CURLOPT_HEADERFUNCTION and CURLOPT_READFUNCTION, whose signatures are the same.
+static inline CURLcode ksw_curl_set_transfer_callback(CURL *easy, CURLoption option, curl_write_callback callback) {
+    return curl_easy_setopt(easy, option, callback);
+}
+static inline CURLcode ksw_curl_set_seek_callback(CURL *easy, curl_seek_callback callback) {
+    return curl_easy_setopt(easy, CURLOPT_SEEKFUNCTION, callback);
+}
+static inline CURLcode ksw_curl_set_prerequest_callback(CURL *easy, curl_prereq_callback callback) {
+    return curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, callback);
+}
+
+/// For CURLOPT_SSL_CTX_FUNCTION. OpenSSL's record buffer keeps the last plaintext it passed on, unless told otherwise.
+static inline void ksw_tls_wipe_plaintext(void *context) {
+    SSL_CTX_set_options((SSL_CTX *)context, SSL_OP_CLEANSE_PLAINTEXT);
+}
+/// Fails where curl is not built on OpenSSL.
+static inline CURLcode ksw_curl_set_tls_callback(CURL *easy, curl_ssl_ctx_callback callback) {
+    return curl_easy_setopt(easy, CURLOPT_SSL_CTX_FUNCTION, callback);
+}
+
+static inline int ksw_prepare_socket(void *user_timeout_ms, curl_socket_t socket, curlsocktype purpose) {
+    (void)purpose;
+    unsigned int limit = (unsigned int)(uintptr_t)user_timeout_ms;
+    // 18 is TCP_USER_TIMEOUT: netinet/tcp.h does not go together with Swift's Glibc module. Best effort.
+    (void)setsockopt(socket, 6, 18, &limit, sizeof limit);
+    return CURL_SOCKOPT_OK;
+}
+/// Ends connections whose peer has acknowledged nothing for so long: they are dead, whoever waits on them.
+static inline CURLcode ksw_curl_limit_silence(CURL *easy, unsigned int milliseconds) {
+    CURLcode code = curl_easy_setopt(easy, CURLOPT_SOCKOPTFUNCTION, ksw_prepare_socket);
+    if (code != CURLE_OK) return code;
+    return curl_easy_setopt(easy, CURLOPT_SOCKOPTDATA, (void *)(uintptr_t)milliseconds);
+}
+
+// --- curl_easy_getinfo(3), curl_multi_setopt(3), messages; 0 where there is nothing to tell ---
+
+static inline long ksw_curl_get_long(CURL *easy, CURLINFO info) {
+    long value = 0;
+    return curl_easy_getinfo(easy, info, &value) == CURLE_OK ? value : 0;
+}
+static inline uintptr_t ksw_curl_get_private(CURL *easy) {
+    char *value = NULL;
+    return curl_easy_getinfo(easy, CURLINFO_PRIVATE, &value) == CURLE_OK ? (uintptr_t)value : 0;
+}
+static inline CURLMcode ksw_curl_multi_set_long(CURLM *multi, CURLMoption option, long value) {
+    return curl_multi_setopt(multi, option, value);
+}
+/// The next transfer that has ended, or NULL; its result goes to `code`.
+static inline CURL *ksw_curl_next_ended(CURLM *multi, CURLcode *code) {
+    int left = 0;
+    CURLMsg *message;
+    while ((message = curl_multi_info_read(multi, &left)) != NULL) {
+        if (message->msg != CURLMSG_DONE) continue;
+        *code = message->data.result;
+        return message->easy_handle;
+    }
+    return NULL;
+}
+
+#endif

@@ -75,6 +75,7 @@ let package = Package(
                 "GRPCEngine", "KMSWire", "KeyService", "RemoteKMS", "SecureMemory", "Observability", logging,
                 metrics,
             ]),
+        room("DEKCache", ["SecureMemory", "Observability", metrics]),
         room("Configuration", ["CYAML", "CShims"]),
         room("Observability", ["CSystemd", "CEvent", "CShims", "Threads", logging, metrics]),
         room(
@@ -114,6 +115,7 @@ let package = Package(
                 "GRPCEngine", "KMSWire", "KeyService", "RemoteKMS", "SecureMemory", "Observability", logging,
                 .product(name: "InMemoryLogging", package: "swift-log"),
             ]),
+        tests("DEKCache", ["SecureMemory", "Observability", metrics]),
         tests("Configuration", []),
         tests("Observability", ["Threads", logging, metrics]),
         tests(

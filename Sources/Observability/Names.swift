@@ -41,6 +41,18 @@ public enum Names {
         public static let backendCallsWaiting = "kmsward_backend_calls_waiting"
         /// Gauge, 1 or 0: the key-management service is left alone since it only failed; label key.
         public static let backendBreakerOpen = "kmsward_backend_breaker_open"
+        /// Counter of requests to the cache of unwrapped keys; label outcome.
+        public static let cacheRequests = "kmsward_cache_requests_total"
+        /// Counter of entries that left it; label reason.
+        public static let cacheEvictions = "kmsward_cache_evictions_total"
+        /// Counter of its reloads beside a hit; label outcome.
+        public static let cacheReloads = "kmsward_cache_reloads_total"
+        /// Gauge of its entries.
+        public static let cacheEntries = "kmsward_cache_entries"
+        /// Gauge of the bytes of secrets in it.
+        public static let cacheSecretBytes = "kmsward_cache_secret_bytes"
+        /// Gauge of its loads under way.
+        public static let cacheLoadsInFlight = "kmsward_cache_loads_in_flight"
         /// Gauge, 1 or 0: secrets are in memory that cannot be swapped out.
         public static let memoryLocked = "kmsward_memory_locked"
         /// Counter of log lines lost because their reader did not keep up.
@@ -174,6 +186,14 @@ public enum Names {
             "tried_beside", "beside_won", "tried_again", "credentials_renewed", "refused_by_breaker",
             "opened_breaker", "refused_by_rate", "refused_by_queue", "outlived_caller", "ended_with_caller",
         ]
+        /// Values of `Label.outcome` of the cache's requests.
+        public static let cacheResults = ["hit", "miss", "coalesced", "negative"]
+        /// Values of `Label.reason` of what left the cache.
+        public static let cacheEvictions = [
+            "capacity", "expired", "denied", "removed", "replaced", "off", "shutdown",
+        ]
+        /// Values of `Label.outcome` of the cache's reloads.
+        public static let cacheReloads = ["started", "failed"]
         /// Where a value goes that does not belong to its label's values, or a series beyond the metric's limit.
         public static let other = "other"
     }
@@ -295,6 +315,18 @@ public enum Names {
             Metric.backendBreakerOpen, .gauge,
             "1 while the key-management service is left alone since it only fails, else 0.",
             [LabelRule(Label.key)]),
+        Entry(
+            Metric.cacheRequests, .counter, "Requests to the cache of unwrapped keys, by outcome.",
+            [LabelRule(Label.outcome, Value.cacheResults)]),
+        Entry(
+            Metric.cacheEvictions, .counter, "Entries that left the cache of unwrapped keys, by reason.",
+            [LabelRule(Label.reason, Value.cacheEvictions)]),
+        Entry(
+            Metric.cacheReloads, .counter, "Entries of the cache loaded anew beside a hit, by outcome.",
+            [LabelRule(Label.outcome, Value.cacheReloads)]),
+        Entry(Metric.cacheEntries, .gauge, "Unwrapped keys in the cache."),
+        Entry(Metric.cacheSecretBytes, .gauge, "Bytes of secrets in the cache."),
+        Entry(Metric.cacheLoadsInFlight, .gauge, "Loads of unwrapped keys under way."),
         Entry(Metric.memoryLocked, .gauge, "1 if secrets are in memory that cannot be swapped out, else 0."),
         Entry(Metric.logLinesDropped, .counter, "Log lines lost because their reader did not keep up."),
         Entry(Metric.buildInfo, .gauge, "Always 1; names the version that runs.", [LabelRule(Label.version)]),

@@ -22,6 +22,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 int ksw_accept(int listener) { return accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC); }
@@ -238,7 +239,28 @@ void ksw_name_this_thread(const char *name) {
 }
 
 void ksw_use_one_malloc_arena(void) { mallopt(M_ARENA_MAX, 1); }
+int ksw_thread_clock(void) {
+    clockid_t clock;
+    return pthread_getcpuclockid(pthread_self(), &clock) == 0 ? (int)clock : -1;
+}
+
+int64_t ksw_thread_time(int clock) {
+    struct timespec time;
+    return clock_gettime((clockid_t)clock, &time) == 0 ? time.tv_sec * INT64_C(1000000000) + time.tv_nsec : 0;
+}
+
 int ksw_trim_heap(void) { return malloc_trim(0); }
+
+long ksw_resident_bytes(void) {
+    char text[128];
+    int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    ssize_t count = read(fd, text, sizeof text - 1);
+    close(fd);
+    unsigned long size, resident;
+    text[count > 0 ? count : 0] = '\0';
+    return sscanf(text, "%lu %lu", &size, &resident) == 2 ? (long)resident * sysconf(_SC_PAGESIZE) : 0;
+}
 
 void ksw_wipe(void *buffer, size_t count) {
     if (count > 0) explicit_bzero(buffer, count);

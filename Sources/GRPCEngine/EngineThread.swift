@@ -18,13 +18,15 @@ private import Synchronization
     private let sinks = Mutex<[(any CompletionSink)?]>([])
     private let threadID = Atomic<UInt>(0)
     private let probesAnswered = Atomic<UInt64>(0)
+    private let clock = Atomic<Int32>(-1)
+    private let trimTime = Atomic<Int64>(0)
     private let jobsFromHere = Atomic<UInt64>(0)
     private let jobsFromElsewhere = Atomic<UInt64>(0)
     private var thread = pthread_t()
     private var ready: [UnownedJob] = []
     private var running: [UnownedJob] = []
-    private var trims = EngineThread.trimAfter.count
-    private var trimAt = gpr_timespec()
+    private var trims: HeapTrims
+    private var trimAt = gpr_inf_future(GPR_CLOCK_MONOTONIC)
 
     private struct Inbox {
         var jobs: [UnownedJob] = []
@@ -40,12 +42,9 @@ private import Synchronization
         public var jobsFromElsewhere: UInt64
     }
 
-    /// Seconds of quiet after which memory freed by a burst is given back; and again, since connections of a burst end, and
-    /// free what they held, without an event that this thread would see.
-    private static let trimAfter: [Int64] = [2, 5, 10]
-
     /// Starts libgrpc, the queue and the thread, which keeps the engine until `stop()`.
     public init(name: String = "engine") {
+        trims = HeapTrims(resident: ksw_resident_bytes())
         grpc_init()
         unsafe queue = grpc_completion_queue_create_for_next(nil)
         unsafe waker = ksw_waker_new(queue)
@@ -125,6 +124,14 @@ private import Synchronization
     /// How many probes the thread has answered.
     public var answeredProbes: UInt64 { probesAnswered.load(ordering: .relaxed) }
 
+    /// Processor time that the thread has spent on behalf of peers; zero before it has begun and after it has ended.
+    ///
+    /// Giving memory back is not counted: no peer is to blame for that.
+    public var busyTime: Duration {
+        .nanoseconds(
+            max(0, ksw_thread_time(clock.load(ordering: .relaxed)) - trimTime.load(ordering: .relaxed)))
+    }
+
     /// Counts since the start.
     public var statistics: Statistics {
         Statistics(
@@ -132,8 +139,11 @@ private import Synchronization
             jobsFromElsewhere: jobsFromElsewhere.load(ordering: .relaxed))
     }
 
-    private func post(_ kind: Tag.Kind) {
-        let error = unsafe ksw_wake(waker, Tag(sink: 0, slot: 0, generation: 0, kind: kind).rawValue)
+    private func post(_ kind: Tag.Kind) { post(Tag(sink: 0, slot: 0, generation: 0, kind: kind)) }
+
+    /// Brings a tag to its owner on the engine's thread; not after `stop()`.
+    func post(_ tag: Tag) {
+        let error = unsafe ksw_wake(waker, tag.rawValue)
         precondition(error == GRPC_CALL_OK, "cannot wake the completion queue: call error \(error.rawValue)")
     }
 
@@ -159,9 +169,10 @@ private import Synchronization
 
     fileprivate func run(name: String) {
         threadID.store(UInt(pthread_self()), ordering: .relaxed)
+        clock.store(ksw_thread_clock(), ordering: .relaxed)
         unsafe ksw_name_this_thread(name)
         while true {
-            let event = unsafe grpc_completion_queue_next(queue, nextDeadline(), nil)
+            let event = unsafe grpc_completion_queue_next(queue, trimAt, nil)
             switch unsafe event.type {
             case GRPC_OP_COMPLETE:
                 let sink = unsafe complete(
@@ -169,24 +180,29 @@ private import Synchronization
                 runReadyJobs()
                 sink?.settled()
             case GRPC_QUEUE_TIMEOUT:
-                _ = ksw_trim_heap()
-                scheduleTrim(trims + 1)
+                trim()
             default:
                 return
             }
         }
     }
 
-    /// When to give memory back next; probes come all the time and do not put it off.
-    private func nextDeadline() -> gpr_timespec {
-        trims < Self.trimAfter.count ? trimAt : gpr_inf_future(GPR_CLOCK_MONOTONIC)
+    private func trim() {
+        let next = trims.due(resident: ksw_resident_bytes) {
+            let before = ksw_thread_time(clock.load(ordering: .relaxed))
+            _ = ksw_trim_heap()
+            trimTime.wrappingAdd(
+                ksw_thread_time(clock.load(ordering: .relaxed)) - before, ordering: .relaxed)
+        }
+        look(in: next)
     }
 
-    private func scheduleTrim(_ number: Int) {
-        trims = number
-        guard number < Self.trimAfter.count else { return }
-        trimAt = gpr_time_add(
-            gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_seconds(Self.trimAfter[number], GPR_TIMESPAN))
+    /// Looks at the memory again after so many seconds, or not before there has been work.
+    private func look(in seconds: Int64?) {
+        trimAt =
+            if let seconds {
+                gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_seconds(seconds, GPR_TIMESPAN))
+            } else { gpr_inf_future(GPR_CLOCK_MONOTONIC) }
     }
 
     /// Handles one event; returns the owner of its tag.
@@ -207,7 +223,11 @@ private import Synchronization
             probesAnswered.wrappingAdd(1, ordering: .relaxed)
             return nil
         default:
-            scheduleTrim(0)
+            if let seconds = trims.worked() {
+                look(in: seconds)
+            } else if gpr_time_cmp(trimAt, gpr_now(GPR_CLOCK_MONOTONIC)) <= 0 {
+                trim()  // with constant work the queue never times out
+            }
             // A late tag of an owner that is gone finds nothing: never a trap for what C-core may still deliver.
             let sink = sinks.withLock { $0[tag.sink] }
             sink?.completed(tag, ok: ok)
@@ -249,7 +269,7 @@ protocol CompletionSink: AnyObject, Sendable {
 /// generation instead of freed memory.
 struct Tag: Equatable {
     enum Kind: UInt64 {
-        case wake, probe, arrived, closed, sent, shutdown, unary
+        case wake, probe, handed, arrived, closed, sent, shutdown, unary
     }
 
     static let maximumSinks = 256

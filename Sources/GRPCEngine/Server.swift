@@ -45,6 +45,12 @@ private import Synchronization
     /// More of them do not help in a flood (measured), fewer make calls queue in C-core.
     private static let armedPerMethod = 32
 
+    /// Connections on their way to the engine's thread.
+    private struct Entrance {
+        var isOpen = true
+        var waiting: [Int32] = []
+    }
+
     /// The engine's thread.
     public nonisolated var unownedExecutor: UnownedSerialExecutor { unsafe engine.asUnownedSerialExecutor() }
 
@@ -53,12 +59,11 @@ private import Synchronization
     private let handler: any CallHandler
     private let limits: Limits
     private let clock: any Clock<Duration>
-    // C-core locks inside; used from other threads only while `isOpen`, destroyed at the end of drain.
-    private nonisolated(unsafe) let server: OpaquePointer
-    private nonisolated(unsafe) let credentials: OpaquePointer
+    private let server: OpaquePointer
+    private let credentials: OpaquePointer
     private let registered: [UnsafeMutableRawPointer]
     private nonisolated let sink = Atomic<Int>(-1)
-    private nonisolated let isOpen = Mutex(true)
+    private nonisolated let entrance = Mutex(Entrance())
     private nonisolated let inFlight = Atomic<Int>(0)
     private var arrivals: UInt64 = 0
     /// Calls that arrived since the thread settled last; who among them has not been answered is watched for its end.
@@ -134,18 +139,31 @@ private import Synchronization
 
     /// Takes over a connected, non-blocking stream socket.
     ///
-    /// Callable from any thread; closes it if the server is draining. libgrpc sends SETTINGS at once, and
-    /// calls shutdown(2) before it closes.
+    /// Callable from any thread, returns at once; closes it if the server is draining. libgrpc sends SETTINGS from the
+    /// engine's thread, and calls shutdown(2) before it closes.
     public nonisolated func adopt(connection fd: Int32) {
-        // The lock keeps a hand-over and the beginning of the drain apart; nothing below it takes a lock of ours.
-        let isAdopted = isOpen.withLock { isOpen in
-            if isOpen { unsafe grpc_server_add_channel_from_fd(server, fd, credentials) }
-            return isOpen
+        // Not here: libgrpc reads what the peer has sent already on the thread that hands the descriptor in, and stays
+        // there for as long as a flooding peer keeps sending. That may be the thread of the guard against floods.
+        let isTaken = entrance.withLock { entrance in
+            guard entrance.isOpen else { return false }
+            // Under the lock, so that the engine cannot end in between; posting calls nothing of ours.
+            if entrance.waiting.isEmpty { engine.post(tag(.handed, slot: 0, generation: 0)) }
+            entrance.waiting.append(fd)
+            return true
         }
-        if !isAdopted {
+        if !isTaken {
             shutdown(fd, Int32(SHUT_RDWR))  // whoever keeps a copy of the descriptor must see the end too
             close(fd)
         }
+    }
+
+    /// Passes on to libgrpc what `adopt` has been given so far, which otherwise happens a moment later.
+    public func takeConnections() {
+        let waiting = entrance.withLock { entrance in
+            defer { entrance.waiting.removeAll() }
+            return entrance.waiting
+        }
+        for fd in waiting { unsafe grpc_server_add_channel_from_fd(server, fd, credentials) }
     }
 
     /// Handlers running now.
@@ -163,7 +181,8 @@ private import Synchronization
     public func drain(grace: Duration) async -> Bool {
         precondition(!isDraining && !isEnding, "server drained twice")
         isEnding = true
-        isOpen.withLock { $0 = false }
+        entrance.withLock { $0.isOpen = false }
+        takeConnections()
         await waitForQuiet()
         isDraining = true
         unsafe grpc_server_shutdown_and_notify(
@@ -219,7 +238,7 @@ private import Synchronization
 
     // MARK: Slots
 
-    private func tag(_ kind: Tag.Kind, slot: Int, generation: UInt32) -> Tag {
+    private nonisolated func tag(_ kind: Tag.Kind, slot: Int, generation: UInt32) -> Tag {
         Tag(sink: sink.load(ordering: .relaxed), slot: slot, generation: generation, kind: kind)
     }
 
@@ -284,6 +303,7 @@ private import Synchronization
             resumeIfDrained()
             return
         }
+        if tag.kind == .handed { return takeConnections() }
         let slot = slots[tag.slot]
         precondition(slot.generation & 0xFF_FFFF == tag.generation, "completion of a call that was over")
         switch tag.kind {
@@ -292,7 +312,8 @@ private import Synchronization
             if unsafe slot.storage.pointee.was_cancelled != 0 { slot.task?.cancel() }
             completionIsBack(slot)
         case .sent: completionIsBack(slot)
-        case .wake, .probe, .shutdown, .unary: preconditionFailure("tag of a kind that no server makes")
+        case .wake, .probe, .handed, .shutdown, .unary:
+            preconditionFailure("tag of a kind that no server makes")
         }
     }
 

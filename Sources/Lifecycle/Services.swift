@@ -9,8 +9,9 @@ extension EngineThread: EngineProgress {}
 
 /// The path of a request: stops accepting and drains when the daemon is asked to end.
 struct Serving: Service {
-    /// How often a peer that is behind with reading is waited for before it is told nothing.
-    private static let rounds = 20
+    /// How long peers that were told to go away are waited for at most: those that do not care must not hold the stop up.
+    private static let farewell = Duration.seconds(2)
+    private static let step = Duration.milliseconds(5)
 
     let clock: any Clock<Duration>
     let acceptor: SocketAcceptor
@@ -30,11 +31,9 @@ struct Serving: Service {
             "stopping: calls in flight may finish",
             metadata: [Names.LogKey.callsInFlight: "\(server.callsInFlight)", Names.LogKey.limit: "\(grace)"])
         await acceptor.stopAccepting()
-        for _ in 0..<Self.rounds where await !acceptor.sayGoAway() {
-            // Cancelled: no time is left for manners.
-            do { try await clock.sleep(for: .milliseconds(5)) } catch { break }
-        }
-        if await server.drain(grace: grace) {
+        let begun = ContinuousClock.now
+        await letPeersGo()
+        if await server.drain(grace: max(.zero, grace - (ContinuousClock.now - begun))) {
             logger.info("stopped")
         } else {
             state.abandonCalls()
@@ -43,6 +42,20 @@ struct Serving: Service {
                 metadata: [Names.LogKey.callsInFlight: "\(server.callsInFlight)"])
         }
         await acceptor.close()
+    }
+
+    /// Says GOAWAY, and serves on until the peers have closed their connections.
+    ///
+    /// A client does that once its last call is answered. Until it has read the GOAWAY, which may take a busy machine long,
+    /// it begins new calls; libgrpc cancels those that it reads after it was told to shut down.
+    private func letPeersGo() async {
+        await server.takeConnections()  // or our GOAWAY would come before libgrpc's SETTINGS
+        for _ in 0..<max(1, Int(min(grace, Self.farewell) / Self.step)) {
+            await acceptor.sayGoAway()
+            if await acceptor.counts.connections == 0 { return }
+            // Cancelled: no time is left for manners.
+            do { try await clock.sleep(for: Self.step) } catch { return }
+        }
     }
 }
 

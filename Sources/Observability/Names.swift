@@ -176,7 +176,7 @@ public enum Names {
             "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
         ]
         /// Values of `Label.reason`.
-        public static let refusals = ["uid", "limit", "handshake_timeout", "not_http2", "stalled"]
+        public static let refusals = ["uid", "limit", "handshake_timeout", "not_http2", "stalled", "barred"]
         /// Values of `Label.operation`.
         public static let operations = ["describe", "wrap", "unwrap"]
         /// Values of `Label.attempt`.

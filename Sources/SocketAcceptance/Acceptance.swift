@@ -12,8 +12,10 @@ public enum RefusalReason: String, Sendable, CaseIterable {
     case handshakeTimeout = "handshake_timeout"
     /// The first bytes are not the HTTP/2 client preface.
     case notHTTP2 = "not_http2"
-    /// It kept the engine from turning.
+    /// It kept the engine from turning, or did not read its replies.
     case stalled
+    /// Its process was cut for stalling the engine again and again.
+    case barred
 }
 
 /// A connection that passed the peer check and sent the HTTP/2 client preface, which is still unread.
@@ -45,12 +47,14 @@ public struct AcceptedConnection: ~Copyable, Sendable {
 
 /// What the acceptor needs from the engine to see whether it still turns.
 ///
-/// Both are called on the acceptor's thread and return at once.
+/// All are called on the acceptor's thread and return at once.
 public protocol EngineProgress: Sendable {
     /// Asks the engine's thread to count one more answered probe when it comes round.
     func postProbe()
     /// How many probes the engine's thread has answered.
     var answeredProbes: UInt64 { get }
+    /// Processor time that the engine's thread has spent so far.
+    var busyTime: Duration { get }
 }
 
 /// Hears what the acceptor does, for metrics.

@@ -15,7 +15,7 @@ public actor SocketAcceptor {
         public var maxPending: Int
         /// How long a connection may take to send its preface, which includes the header of its SETTINGS.
         public var handshakeTimeout: Duration
-        /// How often the engine is asked for a sign of life while there are connections.
+        /// How often the guard looks while there are connections.
         public var tick: Duration
         /// How long accepting pauses when descriptors run out, unless a connection ends before.
         public var pause: Duration
@@ -23,7 +23,7 @@ public actor SocketAcceptor {
         /// The defaults, or others.
         public init(
             maxConnections: Int = 128, maxPending: Int = 64, handshakeTimeout: Duration = .seconds(10),
-            tick: Duration = .milliseconds(100), pause: Duration = .seconds(1)
+            tick: Duration = .milliseconds(50), pause: Duration = .seconds(1)
         ) {
             self.maxConnections = maxConnections
             self.maxPending = maxPending
@@ -79,6 +79,8 @@ public actor SocketAcceptor {
     private let observer: (any AcceptanceObserver)?
     private let logger: Logger
     private let elapsed: @Sendable () -> Duration
+    private let resident: @Sendable () -> Int
+    private var smallest: Int
     private let handOver: @Sendable (consuming AcceptedConnection) -> Void
 
     private var listeners: [ID: Listener] = [:]
@@ -87,6 +89,7 @@ public actor SocketAcceptor {
     private var nextID: ID = 0
     private var admission: Admission
     private var guardian: StallGuard
+    private var barred = BarredProcesses()
     private var refusals = RefusalLog()
     private var numbers = AcceptanceCounts()
     private var isLimitLogged = false
@@ -103,16 +106,19 @@ public actor SocketAcceptor {
 
     /// Starts the thread; nothing is accepted before `accept(from:)`.
     ///
-    /// `handOver` is called on the acceptor's thread and must return at once: a stalled engine must not stall the guard that
+    /// `resident` tells the size of the process in bytes, unless told otherwise from /proc. `handOver` is called on the
+    /// acceptor's thread and must return at once: a stalled engine must not stall the guard that
     /// watches it. It is not called any more once `stopAccepting` has returned.
     public init(
         settings: Settings = Settings(), policy: PeerPolicy, engine: any EngineProgress,
         observer: (any AcceptanceObserver)? = nil, logger: Logger,
-        clock: some Clock<Duration> = SuspendingClock(),
+        clock: some Clock<Duration> = SuspendingClock(), resident: (@Sendable () -> Int)? = nil,
         handOver: @escaping @Sendable (consuming AcceptedConnection) -> Void
     ) throws(SocketFailure) {
         let start = clock.now
         elapsed = { start.duration(to: clock.now) }
+        self.resident = resident ?? ksw_resident_bytes
+        smallest = self.resident()
         self.settings = settings
         self.policy = policy
         self.engine = engine
@@ -177,9 +183,8 @@ public actor SocketAcceptor {
     /// would be lost at every restart. So the frame (RFC 9113, section 6.8: no error, any stream) is written here, on our copy
     /// of the descriptor, before libgrpc is told. Only where the peer reads: then no frame of libgrpc's is half written for
     /// lack of room, and a small write to a UNIX socket goes in one piece.
-    ///
-    /// - Returns: whether every peer was told; if not, try again in a moment.
-    public func sayGoAway() -> Bool {
+    /// Does nothing for those that were told; those that were not, because they are behind with reading, may be the next time.
+    public func sayGoAway() {
         let frame: [UInt8] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7F, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0]
         for (id, connection) in served where !told.contains(id) {
             guard ksw_unsent_bytes(connection.copy) < Self.readingPeer else { continue }
@@ -187,7 +192,6 @@ public actor SocketAcceptor {
             _ = unsafe send(connection.copy, frame, frame.count, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT))
             told.insert(id)
         }
-        return served.keys.allSatisfy(told.contains)
     }
 
     /// Stops accepting, forgets the connections (the engine owns them) and ends the thread.
@@ -277,6 +281,10 @@ public actor SocketAcceptor {
         guard listener.policy.admits(peer, groups: { PeerCredentials.groups(of: descriptor) }) else {
             Glibc.close(descriptor)
             return note(.uid, peer)
+        }
+        if !barred.isEmpty, let process = PeerProcess(peer), barred.isBarred(process, at: elapsed()) {
+            Glibc.close(descriptor)
+            return note(.barred, peer)
         }
         let id = newID()
         pending[id] = Pending(descriptor: descriptor, peer: peer)
@@ -422,7 +430,7 @@ public actor SocketAcceptor {
             if decision == .logAsLast {
                 logger.warning("further refusals of other users are counted, not logged")
             }
-        case .stalled: break  // logged where it happens, with the bytes
+        case .stalled, .barred: break  // logged where it is decided, with the reason
         }
     }
 
@@ -431,7 +439,7 @@ public actor SocketAcceptor {
         case .uid: "refused a connection: this user is not allowed; if it should be, add the line shown"
         case .handshakeTimeout: "closed a connection that did not begin to speak HTTP/2 in time"
         case .notHTTP2: "closed a connection that does not speak HTTP/2 (gRPC without TLS)"
-        case .limit, .stalled: "closed a connection"
+        case .limit, .stalled, .barred: "closed a connection"
         }
     }
 
@@ -496,32 +504,49 @@ public actor SocketAcceptor {
             thread.rewatch(connection.copy, .data, tag: id)
         }
         let unsent = served.filter { !$0.value.isCut }.mapValues { Int(ksw_unsent_bytes($0.copy)) }
-        for id in guardian.neverRead(unsent: unsent, elapsed: elapsed) {
-            cut(id, "cut a connection whose peer does not read its replies", .unsentBytes, unsent[id] ?? 0)
+        let deaf = guardian.neverRead(unsent: unsent, elapsed: elapsed)
+        if !deaf.isEmpty {
+            let size = resident()
+            smallest = min(smallest, size)
+            for id in deaf where size > smallest + StallGuard.harmfulGrowth {
+                cut(
+                    id, "cut a connection whose peer does not read its replies", .unsentBytes, unsent[id] ?? 0
+                )
+            }
         }
-        let action = guardian.tick(answered: engine.answeredProbes, elapsed: elapsed)
+        let unread = served.filter { !$0.value.isCut }.mapValues { Int(ksw_unread_bytes($0.copy)) }
+            .filter { $0.value > StallGuard.suspiciousBytes }
+        let action = guardian.tick(
+            answered: engine.answeredProbes, busy: engine.busyTime, isSuspicious: !unread.isEmpty)
         if !guardian.isStalled { isStallLogged = false }
         switch action {
         case .none: break
         case .postProbe: engine.postProbe()
-        case .cutLargest: cutLargest()
+        case .cutWorst: cutWorst(of: unread, at: now)
         }
     }
 
-    private func cutLargest() {
-        let candidates = served.filter { !$0.value.isCut }.map {
-            (id: $0.key, unread: ksw_unread_bytes($0.value.copy))
+    /// Cuts the process that keeps the engine busy: whoever has most unread bytes in connections that look guilty.
+    private func cutWorst(of unread: [ID: Int], at now: Duration) {
+        let byHolder = Dictionary(grouping: unread.keys) { served[$0].map { Admission.Holder($0.peer) } }
+        let worst = byHolder.values.max { one, other in
+            one.reduce(0) { $0 + (unread[$1] ?? 0) } < other.reduce(0) { $0 + (unread[$1] ?? 0) }
         }
-        guard let worst = candidates.max(by: { $0.unread < $1.unread }),
-            worst.unread > StallGuard.suspiciousBytes
-        else {
+        guard let worst, let peer = worst.first.flatMap({ served[$0]?.peer }) else {
             if !isStallLogged { logger.error("the engine does not answer, and no connection looks guilty") }
             isStallLogged = true
             return
         }
-        cut(
-            worst.id, "cut a connection that kept the engine from serving the others", .unreadBytes,
-            Int(worst.unread))
+        for id in worst {
+            cut(
+                id, "cut a connection that kept the engine from serving the others", .unreadBytes,
+                unread[id] ?? 0)
+        }
+        guard let process = PeerProcess(peer), let bar = barred.cut(process, at: now) else { return }
+        var metadata = Self.metadata(peer)
+        metadata[LogKey.reason.rawValue] = "cut again and again for stalling the engine"
+        metadata[LogKey.remedy.rawValue] = "find out what that process does; restarting it lifts the bar"
+        logger.error("a process may not connect for \(bar.components.seconds) s", metadata: metadata)
     }
 
     /// Ends a served connection that harms the others; the engine, which owns it, sees the end and lets go.

@@ -2,13 +2,22 @@
 ///
 /// Two ways to do that. A peer that never reads its replies: they pile up. And one that keeps the engine's thread inside
 /// its read loop:
-/// libgrpc 1.51 stays in the read loop of a flooding connection and serves nobody else. Each tick asks the engine for a
-/// sign of life; when several ticks in a row had none, the connection with most unread bytes is cut, one per tick.
+/// libgrpc 1.51 stays in the read loop of a flooding connection and serves nobody else. While a connection has much
+/// unread, each tick asks the engine for a sign of life; if the engine's thread works on and on without giving it, the
+/// process with most unread bytes is cut, and if that was not it, the next one.
+///
+/// Speed matters here: what libgrpc takes in before the cut it lets go of afterwards, which takes it longer still, and only
+/// then are the others served.
 struct StallGuard {
-    enum Action: Equatable { case none, postProbe, cutLargest }
+    enum Action: Equatable { case none, postProbe, cutWorst }
 
-    /// Ticks without an answer before the first cut: 3 of 100 ms.
-    static let patience = 3
+    /// Processor time that the engine's thread may spend without an answer.
+    ///
+    /// Not time on the clock: an engine that is kept waiting by a busy machine or a long sleep spends none, and is no
+    /// reason to blame a peer.
+    static let patience = Duration.milliseconds(30)
+    /// The same after a cut: the engine lets go of what it held for that peer, and nobody else is to blame for it.
+    static let patienceAfterCut = Duration.milliseconds(300)
     /// A connection with fewer unread bytes is not what keeps the engine busy.
     static let suspiciousBytes = 16 * 1024
 
@@ -17,28 +26,27 @@ struct StallGuard {
     /// More than a well-behaved client has under way (HTTP/2's first window is 64 KiB), less than a socket's buffer
     /// (208 KiB): what does not fit into that piles up in libgrpc, without bound.
     static let longBacklog = 64 * 1024
-    /// Ticks in a row with such a backlog before the connection is cut.
-    ///
-    /// A client that was merely not scheduled reads within 300 ms.
-    static let backlogPatience = 3
+    /// Ticks in a row with such a backlog before the connection may be cut.
+    static let backlogPatience = 6
+    /// Bytes by which the process must have grown besides: a client with a thousand calls in flight, or one that a busy machine
+    /// does not schedule, has long backlogs too, and does no harm.
+    static let harmfulGrowth = 64 << 20
 
     private let interval: Duration
-    private var answeredWhenPosted: UInt64?
-    private var missed = 0
+    private var posted: (answered: UInt64, busy: Duration)?
+    private(set) var isStalled = false
     private var backlogs: [Admission.ID: Int] = [:]
 
     init(interval: Duration) { self.interval = interval }
 
-    var isStalled: Bool { missed >= Self.patience }
-
     /// Forgets what it saw: there are no connections, so no ticks.
     mutating func rest() {
-        answeredWhenPosted = nil
-        missed = 0
+        posted = nil
+        isStalled = false
         backlogs.removeAll()
     }
 
-    /// The connections that have left too much unread for too long; `unsent` has the bytes of each.
+    /// The connections that have left much unread for long; `unsent` has the bytes of each.
     mutating func neverRead(unsent: [Admission.ID: Int], elapsed: Duration) -> [Admission.ID] {
         let step = elapsed < interval * 3 ? 1 : 0
         backlogs = unsent.filter { $0.value > Self.longBacklog }.mapValues { _ in step }
@@ -47,21 +55,16 @@ struct StallGuard {
         return backlogs.filter { $0.value >= Self.backlogPatience }.map(\.key).sorted()
     }
 
-    /// One tick, `elapsed` after the one before.
-    ///
-    /// A tick that comes far too late was not missed by the engine alone: the machine stood still, so it does
-    /// not count.
-    mutating func tick(answered: UInt64, elapsed: Duration) -> Action {
-        guard let posted = answeredWhenPosted else {
-            answeredWhenPosted = answered
-            return .postProbe
+    /// One tick; `answered` and `busy` are the engine's by now, `isSuspicious` says whether any connection looks guilty.
+    mutating func tick(answered: UInt64, busy: Duration, isSuspicious: Bool) -> Action {
+        guard let last = posted, last.answered == answered else {
+            posted = isSuspicious ? (answered, busy) : nil
+            isStalled = false
+            return isSuspicious ? .postProbe : .none
         }
-        if answered != posted {
-            answeredWhenPosted = answered
-            missed = 0
-            return .postProbe
-        }
-        if elapsed < interval * 3 { missed += 1 }
-        return isStalled ? .cutLargest : .none
+        guard busy - last.busy >= (isStalled ? Self.patienceAfterCut : Self.patience) else { return .none }
+        posted = (answered, busy)
+        isStalled = true
+        return .cutWorst
     }
 }

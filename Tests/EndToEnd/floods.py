@@ -1,11 +1,12 @@
 """HTTP/2 floods by one hostile peer: python floods.py KIND SOCKET SECONDS.
 
 A process of its own, so that it takes no time from the client that must go on being served. When it is cut off it
-connects again: an attacker would. Its last line is a JSON object: bytes sent, connections used.
+connects again: an attacker would. Its last line is a JSON object: bytes sent, connections used, its pid.
 """
 
 import gzip
 import json
+import os
 import random
 import select
 import sys
@@ -118,6 +119,13 @@ KINDS = {
     "random frames": (random_frames, True, False),
     "gzip bombs": (gzip_bombs, True, True),
 }
+#: Those that keep libgrpc from serving others, so that they must be cut, and barred when they come again at once.
+BARRED = (
+    "rapid reset", "rapid reset after the SETTINGS ACK", "whole calls reset at once",
+    "whole calls reset at once after the SETTINGS ACK", "streams opened and left",
+)  # fmt: skip
+#: Those, and the one whose replies pile up.
+CUT = (*BARRED, "replies never read")
 
 
 def flood(kind, path, seconds):
@@ -136,7 +144,8 @@ def flood(kind, path, seconds):
             peer.setblocking(False)
             pieces = make()
             head = h2wire.PREFACE + frame(SETTINGS) + (frame(SETTINGS, ACK) if acknowledges else b"")
-            waiting = memoryview(head)
+            # In one piece with the flood, which is then there before libgrpc reads a byte.
+            waiting = memoryview(head + next(pieces))
             while (now := time.monotonic()) < end:
                 readable, writable, _ = select.select([peer] if reads else [], [peer], [], min(0.2, end - now))
                 try:
@@ -152,7 +161,7 @@ def flood(kind, path, seconds):
                     continue
                 except (OSError, StopIteration):
                     break
-    return {"kind": kind, "sent": sent, "connections": connections}
+    return {"kind": kind, "sent": sent, "connections": connections, "pid": os.getpid()}
 
 
 if __name__ == "__main__":

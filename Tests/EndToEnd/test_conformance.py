@@ -10,6 +10,7 @@ import stat
 import struct
 import subprocess
 import threading
+import time
 import uuid
 
 import grpc
@@ -849,6 +850,25 @@ def test_c28_sigterm_lets_calls_in_flight_finish(start):
             assert outcome.grpc_status == 0 or refused, (stream, last, outcome.trailers, outcome.reset)
     assert one.process.wait(30) == 0
     assert not os.path.exists(one.socket_path)
+
+
+def test_c28_a_client_that_sends_on_after_goaway_is_served_until_it_goes(start):
+    """As one does that has not been scheduled to read it: a restart under load must lose none of its calls."""
+    one = start()
+    with h2wire.Connection(one.socket_path) as connection:
+        assert connection.unary(V2_PATH + "Status", b"").grpc_status == 0
+        one.process.send_signal(signal.SIGTERM)
+        told, calls = None, 0
+        # Longer than the daemon waits for calls to cease, shorter than it waits for the client to go.
+        while told is None or time.monotonic() < told + 0.8:
+            outcome = connection.unary(V2_PATH + "Status", b"")
+            calls += 1
+            assert outcome.grpc_status == 0, (calls, outcome.trailers, outcome.reset, connection.goaway)
+            if told is None and connection.goaway is not None:
+                told = time.monotonic()
+        assert connection.goaway == (2**31 - 1, 0)
+        assert one.process.poll() is None
+    assert one.process.wait(30) == 0, one.log()
 
 
 def test_c28_sigterm_with_a_call_that_never_completes_ends_within_the_drain(start):

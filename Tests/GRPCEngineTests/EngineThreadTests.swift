@@ -83,6 +83,20 @@ import Testing
         #expect(engine.answeredProbes == 1)
     }
 
+    @Test("the time that the thread works is counted, the time that it waits is not")
+    func busyTime() async {
+        let engine = EngineThread(name: "busy")
+        let neighbour = Neighbour(on: engine)
+        _ = await neighbour.visit()
+        let before = engine.busyTime
+        let clock = ContinuousClock()
+        let start = clock.now
+        while engine.busyTime < before + .milliseconds(5) { _ = await neighbour.visit() }
+        #expect(engine.busyTime - before <= clock.now - start)
+        engine.stop()
+        #expect(engine.busyTime == .zero)
+    }
+
     @Test("clients that come and go do not use up the engine")
     func manyClients() async {
         let engine = EngineThread(name: "many")

@@ -6,12 +6,13 @@ import Testing
 /// A server on a UNIX socket of its own and a client of it, each on its own engine, for the length of `body`.
 func withLoopback(
     methods: [Server.Method] = EchoHandler.methods, handler: EchoHandler = EchoHandler(),
-    limits: Server.Limits = Server.Limits(),
+    limits: Server.Limits = Server.Limits(), clock: any Clock<Duration> = ContinuousClock(),
     _ body: (Loopback) async throws -> Void
 ) async throws {
     let serverEngine = EngineThread(name: "test-server")
     let clientEngine = EngineThread(name: "test-client")
-    let server = Server(engine: serverEngine, methods: methods, handler: handler, limits: limits)
+    let server = Server(
+        engine: serverEngine, methods: methods, handler: handler, limits: limits, clock: clock)
     await server.start()
     let listener = TestListener { server.adopt(connection: $0) }
     let client = Client(engine: clientEngine, target: .unix(path: listener.path))
@@ -190,6 +191,31 @@ final class Gate: Sendable {
             return ready
         }
         for watcher in ready { watcher.continuation.resume() }
+    }
+}
+
+/// Tells when the grace of a drain begins; that lasts until it is cancelled, and shorter waits are over at once.
+final class GraceClock: Clock {
+    typealias Instant = ContinuousClock.Instant
+
+    private let grace: Duration
+    private let begun: AsyncStream<Void>
+    private let begin: AsyncStream<Void>.Continuation
+
+    init(grace: Duration) {
+        self.grace = grace
+        (begun, begin) = AsyncStream.makeStream()
+    }
+
+    var now: Instant { ContinuousClock.now }
+    var minimumResolution: Duration { .zero }
+
+    func graceBegins() async { for await _ in begun { return } }
+
+    func sleep(until deadline: Instant, tolerance: Duration?) async throws {
+        guard now.duration(to: deadline) > grace / 2 else { return }
+        begin.yield()
+        try await ContinuousClock().sleep(until: .now + .seconds(3600))
     }
 }
 

@@ -102,10 +102,13 @@ import Testing
 
     @Test("draining lets calls in flight finish")
     func drainFinishes() async throws {
-        try await withLoopback { loopback in
+        let clock = GraceClock(grace: .seconds(60))
+        try await withLoopback(clock: clock) { loopback in
             let parked = Task { try await loopback.call("/t.T/Park") }
             await loopback.handler.gate.until { waiting, _ in waiting == 1 }
             let drain = Task { await loopback.drain(grace: .seconds(60)) }
+            // libgrpc has been told to shut down, and the grace is running, while the call is in flight.
+            await clock.graceBegins()
             loopback.handler.gate.openForEver()
             try await #expect(parked.value == [])
             #expect(await drain.value)
@@ -185,6 +188,44 @@ import Testing
             for client in clients { await client.close() }
             engine.stop()
             try await #expect(loopback.call("/t.T/Echo", [4]) == [4])
+        }
+    }
+
+    @Test("whoever hands a connection in does not read for libgrpc, however much the peer has sent")
+    func adoptReturns() async throws {
+        try await withLoopback { loopback in
+            let holder = Holder(on: loopback.serverEngine)
+            // The engine's thread is busy with another peer.
+            let busy = Task { await holder.hold() }
+            while !holder.isHolding.load(ordering: .acquiring) { await Task.yield() }
+            var pair: [Int32] = [0, 0]
+            unsafe socketpair(
+                AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_NONBLOCK.rawValue), 0, &pair)
+            let greeting = Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8) + [0, 0, 0, 4, 0, 0, 0, 0, 0]
+            #expect(unsafe write(pair[1], greeting, greeting.count) == greeting.count)
+            loopback.server.adopt(connection: pair[0])
+            var byte: UInt8 = 0
+            #expect(unsafe read(pair[1], &byte, 1) == -1, "SETTINGS were sent by the wrong thread")
+            holder.mayLetGo.store(true, ordering: .releasing)
+            await busy.value
+            var wait = pollfd(fd: pair[1], events: Int16(POLLIN), revents: 0)
+            #expect(unsafe poll(&wait, 1, 20_000) == 1, "SETTINGS come from the engine's thread")
+            close(pair[1])
+        }
+    }
+
+    /// Keeps the engine's thread.
+    private actor Holder {
+        nonisolated var unownedExecutor: UnownedSerialExecutor { unsafe engine.asUnownedSerialExecutor() }
+        private let engine: EngineThread
+        nonisolated let isHolding = Atomic(false)
+        nonisolated let mayLetGo = Atomic(false)
+
+        init(on engine: EngineThread) { self.engine = engine }
+
+        func hold() {
+            isHolding.store(true, ordering: .releasing)
+            while !mayLetGo.load(ordering: .acquiring) { sched_yield() }
         }
     }
 

@@ -28,6 +28,7 @@ final class ScriptedEngine: EngineProgress {
     init(answers: [Bool]) { script = Mutex(answers) }
 
     var answeredProbes: UInt64 { answered.load(ordering: .relaxed) }
+    var busyTime: Duration { .zero }
 
     func postProbe() {
         let answers = script.withLock { $0.isEmpty ? false : $0.removeFirst() }

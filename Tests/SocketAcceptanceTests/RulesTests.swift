@@ -166,45 +166,56 @@ struct AdmissionTests {
 struct StallGuardTests {
     struct Scenario: Sendable, CustomTestStringConvertible {
         let testDescription: String
-        /// Answered probes and milliseconds since the tick before, for each tick.
-        let ticks: [(answered: UInt64, elapsed: Int)]
+        /// Answered probes, milliseconds that the engine has worked so far, and whether a connection has much unread.
+        let ticks: [(answered: UInt64, busy: Int, isSuspicious: Bool)]
         let actions: [StallGuard.Action]
     }
 
     @Test(
-        "only an engine that misses ticks in a row costs a connection",
+        "only an engine that works on without an answer costs a connection",
         arguments: [
             Scenario(
-                testDescription: "an engine that turns is asked again and again",
-                ticks: [(0, 100), (1, 100), (2, 100), (3, 100)],
-                actions: [.postProbe, .postProbe, .postProbe, .postProbe]),
+                testDescription: "nobody is asked while nobody has much unread",
+                ticks: [(0, 0, false), (0, 1000, false), (0, 9000, false)], actions: [.none, .none, .none]),
             Scenario(
-                testDescription: "three ticks without an answer, then one cut per tick until it turns",
-                ticks: [(7, 100), (7, 100), (7, 100), (7, 100), (7, 100), (8, 100), (8, 100)],
-                actions: [.postProbe, .none, .none, .cutLargest, .cutLargest, .postProbe, .none]),
+                testDescription: "an engine that turns is asked again and again",
+                ticks: [(0, 0, true), (1, 50, true), (2, 100, true), (3, 150, false), (3, 200, false)],
+                actions: [.postProbe, .postProbe, .postProbe, .none, .none]),
+            Scenario(
+                testDescription: "work without an answer, then a cut, and the next one much later",
+                ticks: [
+                    (7, 0, true), (7, 29, true), (7, 30, true), (7, 80, true), (7, 329, true), (7, 330, true),
+                    (7, 629, true), (7, 630, true), (8, 680, false), (8, 730, true), (8, 760, true),
+                ],
+                actions: [
+                    .postProbe, .none, .cutWorst, .none, .none, .cutWorst, .none, .cutWorst, .none,
+                    .postProbe,
+                    .cutWorst,
+                ]),
             Scenario(
                 testDescription: "an answer in between starts the count anew",
-                ticks: [(0, 100), (0, 100), (0, 100), (1, 100), (1, 100), (1, 100), (1, 100)],
-                actions: [.postProbe, .none, .none, .postProbe, .none, .none, .cutLargest]),
+                ticks: [(0, 0, true), (0, 20, true), (1, 40, true), (1, 60, true), (1, 70, true)],
+                actions: [.postProbe, .none, .postProbe, .none, .cutWorst]),
             Scenario(
-                testDescription: "time in which the machine stood still counts for nobody",
-                ticks: [(0, 100), (0, 100), (0, 100), (0, 60_000), (0, 100)],
-                actions: [.postProbe, .none, .none, .none, .cutLargest]),
+                testDescription: "an engine that is not let work is not stalled, however long it takes",
+                ticks: Array(repeating: (5, 40, true), count: 8),
+                actions: [.postProbe] + Array(repeating: .none, count: 7)),
         ])
     func table(_ scenario: Scenario) {
-        var guardian = StallGuard(interval: .milliseconds(100))
+        var guardian = StallGuard(interval: .milliseconds(50))
         let actions = scenario.ticks.map {
-            guardian.tick(answered: $0.answered, elapsed: .milliseconds($0.elapsed))
+            guardian.tick(
+                answered: $0.answered, busy: .milliseconds($0.busy), isSuspicious: $0.isSuspicious)
         }
         #expect(actions == scenario.actions)
     }
 
     struct Backlog: Sendable, CustomTestStringConvertible {
         let testDescription: String
-        /// KiB that connections 1 and 2 have left unread at each tick; nil for one that has ended.
+        /// KiB that connections 1 and 2 have left unread for two ticks each; nil for one that has ended.
         let ticks: [(first: Int?, second: Int?)]
         var late: Int? = nil
-        /// Who is to be cut at each tick.
+        /// Who is to be cut after each two ticks.
         let cut: [[Admission.ID]]
     }
 
@@ -215,7 +226,7 @@ struct StallGuardTests {
                 testDescription: "64 KiB may wait for ever",
                 ticks: Array(repeating: (64, 0), count: 6), cut: Array(repeating: [], count: 6)),
             Backlog(
-                testDescription: "more than that for three ticks may not",
+                testDescription: "more than that for six ticks may not",
                 ticks: [(65, 0), (200, 0), (65, 0), (65, 0)], cut: [[], [], [1], [1]]),
             Backlog(
                 testDescription: "who reads in between starts anew",
@@ -230,26 +241,121 @@ struct StallGuardTests {
                 ticks: [(200, 0), (200, 0), (200, 0), (200, 0)], late: 2, cut: [[], [], [], [1]]),
         ])
     func backlog(_ scenario: Backlog) {
-        var guardian = StallGuard(interval: .milliseconds(100))
+        var guardian = StallGuard(interval: .milliseconds(50))
         let cut = scenario.ticks.enumerated().map { index, tick in
             let known: [(Admission.ID, Int)] = [(1, tick.first), (2, tick.second)].compactMap { id, size in
                 size.map { (id, $0 * 1024) }
             }
-            return guardian.neverRead(
-                unsent: Dictionary(uniqueKeysWithValues: known),
-                elapsed: index == scenario.late ? .seconds(60) : .milliseconds(100))
+            var cut: [Admission.ID] = []
+            for _ in 0..<2 {
+                cut = guardian.neverRead(
+                    unsent: Dictionary(uniqueKeysWithValues: known),
+                    elapsed: index == scenario.late ? .seconds(60) : .milliseconds(50))
+            }
+            return cut
         }
         #expect(cut == scenario.cut)
     }
 
     @Test("after a rest the first tick asks first")
     func rest() {
-        var guardian = StallGuard(interval: .milliseconds(100))
-        for _ in 0..<4 { _ = guardian.tick(answered: 0, elapsed: .milliseconds(100)) }
+        var guardian = StallGuard(interval: .milliseconds(50))
+        for busy in 0..<2 {
+            _ = guardian.tick(answered: 0, busy: .seconds(busy), isSuspicious: true)
+        }
         #expect(guardian.isStalled)
         guardian.rest()
         #expect(!guardian.isStalled)
-        #expect(guardian.tick(answered: 0, elapsed: .milliseconds(100)) == .postProbe)
+        #expect(guardian.tick(answered: 0, busy: .seconds(9), isSuspicious: true) == .postProbe)
+    }
+}
+
+struct BarredProcessesTests {
+    private let flooder = PeerProcess(uid: 0, pid: 7, start: 100)
+
+    @Test("one cut costs a breath, and so do two that are far apart")
+    func accidents() {
+        var rules = BarredProcesses()
+        #expect(rules.isEmpty)
+        for hour in 0..<5 {
+            let bar = rules.cut(flooder, at: .seconds(3600 * hour))
+            #expect(bar == nil)
+            #expect(rules.isBarred(flooder, at: .seconds(3600 * hour)))
+            #expect(!rules.isBarred(flooder, at: .seconds(3600 * hour) + BarredProcesses.breath))
+        }
+        var late = BarredProcesses()
+        #expect(late.cut(flooder, at: .zero) == nil)
+        #expect(late.cut(flooder, at: BarredProcesses.window + .nanoseconds(1)) == nil)
+    }
+
+    @Test("the second cut within the window bars for a short time, and that ends")
+    func barred() {
+        var rules = BarredProcesses()
+        #expect(rules.cut(flooder, at: .zero) == nil)
+        #expect(rules.cut(flooder, at: .seconds(10)) == .seconds(10))
+        #expect(rules.isBarred(flooder, at: .seconds(20) - .nanoseconds(1)))
+        #expect(!rules.isBarred(flooder, at: .seconds(20)))
+    }
+
+    @Test("who goes on after a bar is barred for twice as long at the next cut, up to a minute")
+    func growing() {
+        var (rules, now) = (BarredProcesses(), Duration.zero)
+        _ = rules.cut(flooder, at: now)
+        var bars: [Duration] = []
+        for _ in 0..<5 {
+            guard let bar = rules.cut(flooder, at: now) else { break }
+            bars.append(bar)
+            now += bar + .seconds(1)
+        }
+        #expect(bars == [10, 20, 40, 60, 60].map { .seconds($0) })
+        #expect(rules.cut(flooder, at: now + BarredProcesses.longest) == nil, "a minute without harm clears")
+    }
+
+    @Test("connections that are cut while the bar lasts do not make it longer")
+    func sameOffence() {
+        var rules = BarredProcesses()
+        _ = rules.cut(flooder, at: .zero)
+        _ = rules.cut(flooder, at: .seconds(1))
+        #expect(rules.cut(flooder, at: .seconds(4)) == .seconds(7))
+        #expect(!rules.isBarred(flooder, at: .seconds(11)))
+    }
+
+    @Test(
+        "another process is not concerned: not of the same user, not with the same number after a restart",
+        arguments: [
+            PeerProcess(uid: 0, pid: 8, start: 100), PeerProcess(uid: 1, pid: 7, start: 100),
+            PeerProcess(uid: 0, pid: 7, start: 101), PeerProcess(uid: 0, pid: 7, start: nil),
+        ])
+    func others(_ other: PeerProcess) {
+        var rules = BarredProcesses()
+        for _ in 0..<2 { _ = rules.cut(flooder, at: .zero) }
+        #expect(rules.isBarred(flooder, at: .seconds(1)))
+        #expect(!rules.isBarred(other, at: .seconds(1)))
+        #expect(rules.cut(other, at: .seconds(1)) == nil)
+    }
+
+    @Test("only so many are remembered, and the one cut longest ago is forgotten first")
+    func bounded() {
+        var rules = BarredProcesses(capacity: 2)
+        let (first, second) = (PeerProcess(uid: 1, pid: 1, start: 1), PeerProcess(uid: 2, pid: 2, start: 2))
+        _ = rules.cut(first, at: .zero)
+        _ = rules.cut(second, at: .seconds(1))
+        _ = rules.cut(flooder, at: .seconds(2))
+        #expect(rules.cut(second, at: .seconds(3)) == .seconds(10))
+        #expect(rules.cut(first, at: .seconds(3)) == nil)
+    }
+
+    @Test("a process is told by its start; one that no number stands for is never barred")
+    func identity() {
+        func peer(_ pid: Int32) -> PeerCredentials { PeerCredentials(pid: pid, uid: 0, gid: 0) }
+        #expect(PeerProcess(peer(0)) == nil)
+        #expect(PeerProcess(peer(1)) != nil)
+        #expect(PeerProcess(peer(1)) == PeerProcess(peer(1)))
+        #expect(PeerProcess(peer(1)) != PeerProcess(uid: 0, pid: 1, start: nil), "/proc tells the start")
+        let stat = "42 (a) b (c)) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 8812345 9 10"
+        #expect(PeerProcess.start(in: stat) == 8_812_345)
+        #expect(PeerProcess.start(in: "42 (a) S 1 2") == nil)
+        #expect(PeerProcess.start(in: "") == nil)
     }
 }
 

@@ -520,18 +520,18 @@ struct SocketAcceptorTests {
         flood.sendPreface()
         let flooded = try await harness.nextConnection()
         flood.send(Array(repeating: 0, count: 40_000))
-        for _ in 0..<10 { await harness.advance(by: .milliseconds(100)) }
+        for _ in 0..<10 { await harness.advance(by: .milliseconds(50)) }
         #expect(flood.isOpen && good.isOpen)
         #expect(harness.engine.postedProbes >= 10)
 
         harness.engine.turn(false)
-        for _ in 0..<3 { await harness.advance(by: .milliseconds(100)) }
+        await harness.advance(by: .milliseconds(50))
         #expect(flood.isOpen)
-        await harness.advance(by: .milliseconds(100))
+        await harness.advance(by: .milliseconds(50))
         #expect(flood.seesEnd())
         #expect(await harness.recorder.sees(.refused(.stalled)))
         #expect(await harness.acceptor.counts.isEngineStalled)
-        for _ in 0..<5 { await harness.advance(by: .milliseconds(100)) }
+        for _ in 0..<10 { await harness.advance(by: .milliseconds(50)) }
         #expect(good.isOpen)
         #expect(await harness.acceptor.counts.refused == [.stalled: 1])
         #expect(
@@ -544,7 +544,55 @@ struct SocketAcceptorTests {
         await harness.acceptor.close()
     }
 
-    @Test("a peer that does not read its replies is cut, one that reads late stays")
+    /// Connects, floods an engine that does not turn until that is cut, and lets the engine turn again.
+    private func floodOnce(_ harness: Harness, _ path: String) async throws {
+        let flood = try Client(path)
+        flood.sendPreface()
+        let connection = try await harness.nextConnection()
+        flood.send(Array(repeating: 0, count: 40_000))
+        harness.engine.turn(false)
+        while await !harness.acceptor.counts.isEngineStalled { await harness.advance(by: .milliseconds(50)) }
+        #expect(flood.seesEnd())
+        connection.end()
+        harness.engine.turn(true)
+        harness.engine.postProbe()
+        await harness.advance(by: .milliseconds(50))
+    }
+
+    @Test("a process that floods again at once is kept out for a while, and told so once in the log")
+    func barred() async throws {
+        let directory = try TemporaryDirectory()
+        let harness = try await listening(directory)
+        let path = directory("kms.sock")
+        let keeper = try Client(path)  // keeps the guard awake in between
+        keeper.sendPreface()
+        let kept = try await harness.nextConnection()
+        try await floodOnce(harness, path)
+        await harness.advance(by: BarredProcesses.breath)
+        let between = try Client(path)
+        between.sendPreface()
+        try await harness.nextConnection().end()
+        #expect(await harness.acceptor.counts.refused == [.stalled: 1])
+        try await floodOnce(harness, path)
+        for _ in 0..<3 {
+            let late = try Client(path)
+            #expect(late.seesEnd())
+        }
+        #expect(keeper.isOpen, "what it had open stays")
+        #expect(await harness.acceptor.counts.refused == [.stalled: 2, .barred: 3])
+        let lines = harness.log.all.filter { $0.contains("may not connect for 10 s") }
+        #expect(lines.count == 1)
+        #expect(lines.first?.contains("peer_pid=\(getpid()) peer_uid=\(geteuid())") == true)
+        #expect(lines.first?.contains("remedy=") == true)
+        await harness.advance(by: BarredProcesses.shortest)
+        let after = try Client(path)
+        after.sendPreface()
+        try await harness.nextConnection().end()
+        kept.end()
+        await harness.acceptor.close()
+    }
+
+    @Test("a peer that does not read its replies is cut once memory grows, one that reads late stays")
     func neverReads() async throws {
         let directory = try TemporaryDirectory()
         let harness = try await listening(directory)
@@ -556,11 +604,14 @@ struct SocketAcceptorTests {
         deaf.sendPreface()
         let deafConnection = try await harness.nextConnection()
         for connection in [slowConnection, deafConnection] { connection.write(100_000) }
-        await harness.advance(by: .milliseconds(100))
-        await harness.advance(by: .milliseconds(100))
+        for _ in 0..<4 { await harness.advance(by: .milliseconds(50)) }
         #expect(deaf.isOpen && slow.isOpen)
         slow.receive(100_000)
-        await harness.advance(by: .milliseconds(100))
+        for _ in 0..<2 { await harness.advance(by: .milliseconds(50)) }
+        for _ in 0..<20 { await harness.advance(by: .milliseconds(50)) }
+        #expect(deaf.isOpen, "a backlog that costs nothing is no harm")
+        harness.size.grow(by: StallGuard.harmfulGrowth + 1)
+        await harness.advance(by: .milliseconds(50))
         #expect(await harness.recorder.sees(.refused(.stalled)))
         #expect(!deaf.isOpen && slow.isOpen)
         #expect(await harness.acceptor.counts.refused == [.stalled: 1])
@@ -573,7 +624,7 @@ struct SocketAcceptorTests {
         await harness.acceptor.close()
     }
 
-    @Test("without connections nobody is asked anything")
+    @Test("without connections, and without a suspicious one, the engine is asked nothing")
     func restsWhenIdle() async throws {
         let directory = try TemporaryDirectory()
         let harness = try await listening(directory)
@@ -582,11 +633,14 @@ struct SocketAcceptorTests {
         let client = try Client(directory("kms.sock"))
         client.sendPreface()
         let connection = try await harness.nextConnection()
-        await harness.advance(by: .milliseconds(100))
+        for _ in 0..<5 { await harness.advance(by: .milliseconds(50)) }
+        #expect(harness.engine.postedProbes == 0)
+        client.send(Array(repeating: 0, count: 40_000))
+        await harness.advance(by: .milliseconds(50))
         #expect(harness.engine.postedProbes == 1)
         connection.end()
         #expect(await harness.recorder.sees(.connections(0)))
-        for _ in 0..<5 { await harness.advance(by: .milliseconds(100)) }
+        for _ in 0..<5 { await harness.advance(by: .milliseconds(50)) }
         #expect(harness.engine.postedProbes == 1)
         await harness.acceptor.close()
     }

@@ -151,17 +151,20 @@ final class Recorder: AcceptanceObserver {
     func acceptingPaused(_ isPaused: Bool) { continuation.yield(.paused(isPaused)) }
 }
 
-/// Answers probes at once, or not at all.
+/// Answers probes at once, or not at all; works as long as it is told to.
 final class FakeEngine: EngineProgress {
     private struct State {
         var isTurning = true
         var answered: UInt64 = 0
         var posted: UInt64 = 0
+        var busy = Duration.zero
     }
 
     private let state = Mutex(State())
 
     func turn(_ isTurning: Bool) { state.withLock { $0.isTurning = isTurning } }
+    func work(for duration: Duration) { state.withLock { $0.busy += duration } }
+    var busyTime: Duration { state.withLock { $0.busy } }
     var postedProbes: UInt64 { state.withLock { $0.posted } }
 
     func postProbe() {
@@ -239,6 +242,13 @@ struct HandedOver: Sendable {
     }
 }
 
+/// A process that grows when told to.
+final class Size: Sendable {
+    private let value = Mutex(20 << 20)
+    var bytes: Int { value.withLock { $0 } }
+    func grow(by bytes: Int) { value.withLock { $0 += bytes } }
+}
+
 /// An acceptor with everything around it made by hand.
 struct Harness {
     let acceptor: SocketAcceptor
@@ -246,6 +256,8 @@ struct Harness {
     let engine = FakeEngine()
     let clock = ManualClock()
     let log = LogRecorder.Lines()
+    /// The process's size.
+    let size = Size()
     private let handed: AsyncStream<HandedOver>
 
     init(settings: SocketAcceptor.Settings = .init(), policy: PeerPolicy = PeerPolicy()) throws {
@@ -254,7 +266,8 @@ struct Harness {
         let lines = log
         acceptor = try SocketAcceptor(
             settings: settings, policy: policy, engine: engine, observer: recorder,
-            logger: Logger(label: "test") { _ in LogRecorder(lines: lines) }, clock: clock
+            logger: Logger(label: "test") { _ in LogRecorder(lines: lines) }, clock: clock,
+            resident: { [size] in size.bytes }
         ) { connection in
             let peer = connection.peer
             continuation.yield(HandedOver(descriptor: connection.takeDescriptor(), peer: peer))
@@ -279,9 +292,10 @@ struct Harness {
         return connection
     }
 
-    /// Moves time, and has the acceptor look at it.
+    /// Moves time, and has the acceptor look at it; the engine works for all of it.
     func advance(by duration: Duration) async {
         clock.advance(by: duration)
+        engine.work(for: duration)
         await acceptor.actOnTime()
     }
 }

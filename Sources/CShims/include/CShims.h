@@ -97,10 +97,16 @@ int ksw_set_dumpable(int on);
 int ksw_get_dumpable(void);
 /// pthread_setname_np of the calling thread; longer names are cut at 15 bytes.
 void ksw_name_this_thread(const char *name);
+/// pthread_getcpuclockid of the calling thread, for ksw_thread_time; -1 if there is none.
+int ksw_thread_clock(void);
+/// clock_gettime of that clock, in nanoseconds, from any thread; 0 if the thread has ended.
+int64_t ksw_thread_time(int clock);
 /// mallopt(M_ARENA_MAX, 1): one arena, so that memory freed after a burst can be given back.
 void ksw_use_one_malloc_arena(void);
 /// malloc_trim(0).
 int ksw_trim_heap(void);
+/// Resident memory in bytes, from /proc/self/statm; 0 where that cannot be read.
+long ksw_resident_bytes(void);
 /// explicit_bzero(3): zeroes memory in a way that the compiler may not leave out. A null buffer has count 0.
 void ksw_wipe(void *buffer, size_t count);
 /// getrandom(2), whole buffer or -1.

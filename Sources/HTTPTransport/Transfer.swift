@@ -6,7 +6,7 @@ internal import Synchronization
 /// One request on its way: what curl is given, what it gave back, and who waits for it.
 ///
 /// @unchecked: its maker's until it is submitted, the client thread's until the continuation is resumed, then its
-/// maker's again; `isCancelled` is atomic.
+/// maker's again; `isCancelled` is atomic and `outcome` locked.
 @safe final class Transfer: @unchecked Sendable {
     let request: HTTPRequest
     let deadline: ContinuousClock.Instant
@@ -34,8 +34,12 @@ internal import Synchronization
     private var isTooLarge = false
     private var refusedResend = false
 
-    private var failure: HTTPFailure?
-    private var response: HTTPResponse?
+    private struct Outcome: ~Copyable, Sendable {
+        var failure: HTTPFailure?
+        var response: HTTPResponse?
+    }
+
+    private let outcome = Mutex(Outcome())
 
     init(_ request: consuming HTTPRequest, deadline: ContinuousClock.Instant) {
         self.request = request
@@ -275,30 +279,32 @@ internal import Synchronization
 
     /// What the transfer ended with; to be thrown or returned to whoever waits.
     func takeOutcome() throws(HTTPFailure) -> HTTPResponse {
-        if let failure { throw failure }
-        guard let response = response.take() else {
+        let taken = outcome.withLock { Outcome(failure: $0.failure, response: $0.response.take()) }
+        if let failure = taken.failure { throw failure }
+        guard let response = taken.response else {
             preconditionFailure("a transfer ended without an outcome")
         }
         return response
     }
 
-    func fail(_ failure: HTTPFailure) { self.failure = failure }
+    func fail(_ failure: HTTPFailure) { outcome.withLock { $0.failure = failure } }
 
     /// Takes over what curl says at the end.
     func conclude(_ code: CURLcode) {
         guard let handle else { preconditionFailure("a transfer without handle ended") }
         guard code == CURLE_OK else {
-            failure = reason(of: code, handle)
+            fail(reason(of: code, handle))
             return
         }
         guard answer.status >= 200 else {
-            failure = HTTPFailure(.malformedAnswer, "\(peer) sent no final status", phase: .reading)
+            fail(HTTPFailure(.malformedAnswer, "\(peer) sent no final status", phase: .reading))
             return
         }
         let isHTTP2 = handle.number(CURLINFO_HTTP_VERSION) == Int(CURL_HTTP_VERSION_2_0)
-        response = HTTPResponse(
+        var response: HTTPResponse? = HTTPResponse(
             status: answer.status, version: isHTTP2 ? .http2 : .http1, headers: HTTPHeaders(answer.fields),
             body: chunks.joined(), timings: timings(handle))
+        outcome.withLock { $0.response = response.take() }
     }
 
     private func timings(_ handle: CurlHandle) -> HTTPTimings {

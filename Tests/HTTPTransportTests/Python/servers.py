@@ -10,6 +10,7 @@ import datetime
 import ipaddress
 import os
 import re
+import shutil
 import socket
 import ssl
 import struct
@@ -431,6 +432,7 @@ def main():
     print("refused", refused.getsockname()[1])
     print("ready", flush=True)
     sys.stdin.read()
+    shutil.rmtree(FOLDER)
 
 
 main()

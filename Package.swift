@@ -68,7 +68,11 @@ let package = Package(
             ["RemoteKMS", "EnvelopeCrypto", "SecureMemory", "CShims"]),
         room(
             "KeyService",
-            ["KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "Observability", logging, metrics]),
+            [
+                "KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "DEKCache", "Observability",
+                logging,
+                metrics,
+            ]),
         room(
             "RequestDecoding",
             [
@@ -97,6 +101,7 @@ let package = Package(
             ],
             swiftSettings: strict),
 
+        room("TestSupport", path: "Tests/TestSupport", []),
         tests("SecureMemory", ["CShims"]),
         tests("EnvelopeCrypto", ["SecureMemory"]),
         tests("RequestSigning", ["SecureMemory"]),
@@ -108,7 +113,11 @@ let package = Package(
         tests("LocalProvider", ["RemoteKMS", "EnvelopeCrypto", "SecureMemory"]),
         tests(
             "KeyService",
-            ["KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "LocalProvider", logging, metrics]),
+            [
+                "KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "LocalProvider", "TestSupport",
+                logging,
+                metrics,
+            ]),
         tests(
             "RequestDecoding",
             [
@@ -122,7 +131,7 @@ let package = Package(
             "Lifecycle",
             [
                 "EnvelopeCrypto", "KeyService", "RemoteKMS", "SecureMemory", "SocketAcceptance",
-                "Observability", logging, metrics,
+                "Observability", "TestSupport", logging, metrics,
             ]),
     ],
     cxxLanguageStandard: .cxx17

@@ -2,32 +2,50 @@ internal import KMSWire
 internal import SecureMemory
 internal import Synchronization
 
-/// What Status announces and what Encrypt seals with, in one piece that is swapped as a whole: so no reply can name a
+/// What Status announces and what Encrypt goes by, in one piece that is swapped as a whole: so no reply can name a
 /// key_id that another part of the plugin has left already.
 final class Active: Sendable {
-    /// When the local KEK was made, seconds since 1970.
+    enum Form: Sendable {
+        /// Sealed here, under a local KEK that the backend wrapped.
+        case envelope(EnvelopeWriter)
+        /// Wrapped by the backend itself, message for message.
+        case compatible
+    }
+
+    let keyID: KeyID
+    let form: Form
+    /// When it was made, seconds since 1970.
     let madeAt: Int64
 
-    private let writer: EnvelopeWriter
     private let useCount = Atomic<UInt64>(0)
 
-    init(writer: EnvelopeWriter, madeAt: Int64) {
-        self.writer = writer
+    init(_ writer: EnvelopeWriter, madeAt: Int64) {
+        keyID = writer.localKEK.keyID
+        form = .envelope(writer)
         self.madeAt = madeAt
     }
 
-    var keyID: KeyID { writer.localKEK.keyID }
-    var localKEK: LocalKEK { writer.localKEK }
-    var wrappedKey: [UInt8] { writer.wrappedKey }
+    init(compatible keyID: KeyID, madeAt: Int64) {
+        self.keyID = keyID
+        form = .compatible
+        self.madeAt = madeAt
+    }
+
+    /// The local KEK, if there is one.
+    var writer: EnvelopeWriter? {
+        switch form {
+        case .envelope(let writer): writer
+        case .compatible: nil
+        }
+    }
+
     var uses: UInt64 { useCount.load(ordering: .relaxed) }
 
     func age(at epochSeconds: Int64) -> Duration { .seconds(max(0, epochSeconds - madeAt)) }
 
-    func seal(_ plaintext: borrowing SecretBytes, api: KMSAPI) throws(EnvelopeError) -> EncryptReply {
-        let reply = try writer.seal(plaintext, api: api)
-        useCount.add(1, ordering: .relaxed)
-        return reply
-    }
+    /// Something was encrypted with it.
+    func countUse() { useCount.add(1, ordering: .relaxed) }
 
-    func open(_ request: DecryptRequest) throws(EnvelopeError) -> SecretBytes? { try writer.open(request) }
+    /// What was sealed under this very local KEK; nil for all else.
+    func open(_ request: DecryptRequest) throws(EnvelopeError) -> SecretBytes? { try writer?.open(request) }
 }

@@ -1,3 +1,4 @@
+internal import DEKCache
 public import EnvelopeCrypto
 public import KMSWire
 public import SecureMemory
@@ -178,12 +179,18 @@ public struct WrappedKeyDigest: Sendable, Hashable {
         try self.init(keyPart: keyPart, wrappedKey: wrappedKey.span, clusterContext: clusterContext)
     }
 
-    init(keyPart: String, wrappedKey: Span<UInt8>, clusterContext: String) throws(EnvelopeError) {
+    /// What the cache finds it by.
+    var cacheKey: KeyDigest { KeyDigest(bytes.span) }
+
+    init(
+        keyPart: String, wrappedKey: Span<UInt8>, clusterContext: String,
+        format: CiphertextFormat = .envelope
+    ) throws(EnvelopeError) {
         var head: [UInt8] = []
         for item in ["kmsward wrapped key 1", keyPart, clusterContext] {
             head.appendLengthPrefixed(Array(item.utf8))
         }
-        head.append(Envelope.format)
+        head.append(format == .envelope ? Envelope.format : 0)
         head.append(bigEndian: UInt32(wrappedKey.count))
         do throws(CryptoFailure) { bytes = try DigestAlgorithm.sha256.hash(head.span, wrappedKey) } catch {
             throw .crypto(error)

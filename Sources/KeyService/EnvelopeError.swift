@@ -4,6 +4,8 @@ public import EnvelopeCrypto
 public enum EnvelopeError: Error, Sendable, Equatable {
     /// The ciphertext does not begin as an envelope does: another plugin wrote it, or another format of ours.
     case notAnEnvelope
+    /// It is an envelope, and this key is not configured to read any.
+    case formatNotAccepted
     /// It begins as an envelope and then breaks the format: cut, extended or damaged.
     case malformed
     /// The envelope is not what the request says of it: other API, key_id or annotations.
@@ -26,6 +28,8 @@ extension EnvelopeError: CustomStringConvertible {
         switch self {
         case .notAnEnvelope:
             "the ciphertext is not in Kmsward's envelope format: if another plugin wrote it, list its format for this key"
+        case .formatNotAccepted:
+            "the ciphertext is an envelope of Kmsward, and accept_formats of this key does not list envelope: add it"
         case .malformed:
             "the ciphertext is damaged: it breaks the envelope format; restore the object from a backup"
         case .requestMismatch:

@@ -202,11 +202,11 @@ final class HistoryFile: Sendable {
         }
     }
 
-    /// A key_id is announced, with this local KEK; `save` writes it.
-    func activated(_ keyID: String, with kek: RememberedKEK) {
+    /// A key_id is announced, with its local KEK if it has one; `save` writes it.
+    func activated(_ keyID: String, with kek: RememberedKEK?) {
         state.withLock { state in
             state.history.activated(keyID)
-            state.remember(kek)
+            if let kek { state.remember(kek) }
             state.isSaved = false
         }
     }

@@ -29,7 +29,7 @@ extension KMSFailure {
     /// What the API server is told when an envelope of key `key` was not written or read.
     init(_ error: EnvelopeError, key: String) {
         switch error {
-        case .notAnEnvelope, .malformed, .requestMismatch, .plaintextLength:
+        case .notAnEnvelope, .formatNotAccepted, .malformed, .requestMismatch, .plaintextLength:
             self.init(.invalidArgument, "key \(key): \(error)")
         case .cannotOpen: self = .damaged(key: key)
         case .wrappedKeyLength, .contextTooLong: self.init(.failedPrecondition, "key \(key): \(error)")

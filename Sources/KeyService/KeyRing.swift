@@ -1,8 +1,13 @@
 public import CoreMetrics
+internal import DEKCache
 private import Glibc
 public import Logging
 private import Observability
 internal import RemoteKMS
+
+/// The cache of what the keys' backends unwrapped.
+typealias UnwrappedKeys = DEKCache<UnwrappedKey, RemoteKMSError>
+typealias CacheFailure = DEKCacheFailure<RemoteKMSError>
 
 /// The configured keys: the first encrypts, all decrypt.
 ///
@@ -11,27 +16,35 @@ internal import RemoteKMS
 public final class KeyRing: Sendable {
     let keys: [RingKey]
 
+    private let cache: UnwrappedKeys
     private let history: HistoryFile
     private let settings: KeyRingSettings
     private let logger: Logger
     private let metrics: KeyMetrics
     private let epochSeconds: @Sendable () -> Int64
-
-    /// Pause after a failed step of a key that does not serve yet; doubled until it is `observeEvery`.
-    private static let firstRetry = Duration.seconds(1)
+    private let uptime: @Sendable () -> Duration
+    private let random: @Sendable () -> Double
 
     /// A ring of at least one key; reads no file and calls no backend, since nobody is listened to yet.
     ///
-    /// `factory` makes its metrics: bootstrap the metrics system before. `epochSeconds` is the time of day in seconds
-    /// since 1970: local KEKs are dated with it.
+    /// `executor`, which must outlive `run`, is that of the actors on the way of a request: so a look into the cache crosses no
+    /// thread. `factory` makes its metrics: bootstrap the metrics system before. `epochSeconds` is the time of day in seconds
+    /// since 1970: local KEKs are dated with it; `uptime` is like `stopwatch()`. `random` gives 0..<1, and spreads the probes of replicas.
     public init(
-        _ settings: KeyRingSettings, logger: Logger,
+        _ settings: KeyRingSettings, on executor: any SerialExecutor, logger: Logger,
         metrics factory: any MetricsFactory = MetricsSystem.factory,
-        epochSeconds: @escaping @Sendable () -> Int64 = KeyRing.timeOfDay
+        epochSeconds: @escaping @Sendable () -> Int64 = KeyRing.timeOfDay,
+        uptime: @escaping @Sendable () -> Duration = KeyRing.stopwatch(),
+        random: @escaping @Sendable () -> Double = { .random(in: 0..<1) }
     ) {
+        self.uptime = uptime
+        self.random = random
         precondition(!settings.keys.isEmpty, "the configuration has at least one key")
         let history = HistoryFile(directory: settings.stateDirectory)
-        let opened = OpenedLocalKEKs()
+        cache = UnwrappedKeys(
+            on: executor, limits: settings.cache, byteCount: { $0.byteCount },
+            isNegative: { $0.code == .invalidCiphertext }, metrics: factory, now: uptime)
+        let cache = cache
         let configured = ConfiguredKeys(accepted: settings.keys.flatMap(\.acceptIdentities))
         self.settings = settings
         self.history = history
@@ -40,43 +53,54 @@ public final class KeyRing: Sendable {
         metrics = KeyMetrics(factory)
         keys = settings.keys.enumerated().map { index, key in
             RingKey(
-                key, encrypts: index == 0, ring: settings, history: history, opened: opened,
-                configured: configured, logger: logger, metrics: factory)
+                key, encrypts: index == 0, ring: settings, history: history, cache: cache,
+                scope: Scope(index), configured: configured, logger: logger, metrics: factory)
         }
     }
 
     /// The system's time of day, seconds since 1970.
     public static func timeOfDay() -> Int64 { Int64(time(nil)) }
 
+    /// A clock that begins now and never jumps, and goes on while the host sleeps.
+    public static func stopwatch() -> @Sendable () -> Duration {
+        let start = timeSinceBoot()
+        return { timeSinceBoot() - start }
+    }
+
+    private static func timeSinceBoot() -> Duration {
+        var time = timespec()
+        unsafe clock_gettime(CLOCK_BOOTTIME, &time)
+        return Duration(
+            secondsComponent: Int64(time.tv_sec), attosecondsComponent: Int64(time.tv_nsec) * 1_000_000_000)
+    }
+
     /// Reads `keyring.json`, then observes every key until the task is cancelled, each at its own pace.
     public func run<C: Clock>(clock: C = ContinuousClock()) async where C.Duration == Duration {
-        let start = clock.now
         loadHistory()
         await withTaskGroup(of: Void.self) { group in
             for key in keys {
                 group.addTask { await key.prefetch(clock: clock, retryEvery: self.settings.observeEvery) }
                 group.addTask {
-                    var retry = Self.firstRetry
-                    while !Task.isCancelled {
-                        await self.step(key, uptime: start.duration(to: clock.now))
-                        let isServing = key.snapshot(at: self.epochSeconds()).state == .active
-                        let pause =
-                            isServing ? self.settings.observeEvery : min(retry, self.settings.observeEvery)
-                        retry = isServing ? Self.firstRetry : min(retry * 2, self.settings.observeEvery)
-                        // Cancelled: the loop ends.
-                        try? await clock.sleep(for: pause)
+                    await key.monitor.run(
+                        every: self.settings.observeEvery, clock: clock, random: self.random
+                    ) {
+                        await self.step(key)
+                        return key.snapshot(at: self.epochSeconds()).state == .active
                     }
                 }
             }
         }
         saveHistory()
+        for key in keys { await key.client.close() }
+        // Nothing unwrapped stays, and nothing runs on the executor any more.
+        await cache.shutdown()
     }
 
     /// One observation of every key, as `run` makes them.
-    func observeOnce(uptime: Duration) async {
+    func observeOnce() async {
         loadHistory()
         await withTaskGroup(of: Void.self) { group in
-            for key in keys { group.addTask { await self.step(key, uptime: uptime) } }
+            for key in keys { group.addTask { await self.step(key) } }
         }
     }
 
@@ -125,8 +149,8 @@ public final class KeyRing: Sendable {
             .unavailable, "key \(key.settings.name): not known yet whether it works: try again in a moment")
     }
 
-    private func step(_ key: RingKey, uptime: Duration) async {
-        await key.step(at: Moment(uptime: uptime, epochSeconds: epochSeconds()))
+    private func step(_ key: RingKey) async {
+        await key.step(at: Moment(uptime: uptime(), epochSeconds: epochSeconds()))
         saveHistory()
         metrics.publish(key.snapshot(at: epochSeconds()))
     }

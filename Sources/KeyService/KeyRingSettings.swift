@@ -1,3 +1,4 @@
+public import DEKCache
 public import EnvelopeCrypto
 public import RemoteKMS
 
@@ -9,6 +10,10 @@ public struct KeySettings: Sendable {
     public var provider: any Provider
     /// What it seals with; what it opens is said by each ciphertext.
     public var suite: Suite
+    /// What it writes.
+    public var writeFormat: CiphertextFormat
+    /// What it reads; the format is told by the bytes, never by trying.
+    public var acceptFormats: Set<CiphertextFormat>
     /// Part of key_id that only the shared configuration sets: raised to let a former key version come back.
     public var epoch: UInt32
     /// F parts of other identities whose ciphertexts are this key's, 22 characters each.
@@ -19,23 +24,26 @@ public struct KeySettings: Sendable {
     public var localKEKMaximumAge: Duration
     /// Number of sealed messages after which a new local KEK is made; checked at each observation.
     public var localKEKMaximumUses: UInt64
-    /// How long Encrypt and Status go on after the last proof that the key decrypts, while its backend does not answer.
+    /// How long Encrypt and Status go on after the last proof that the key decrypts, while its backend does not answer; by
+    /// default as befits the format that is written.
     public var rideThrough: Duration
     /// The same while the backend refuses us, or the set-up is wrong.
     public var authGrace: Duration
     /// How its backend is called; by default as befits where the key lives.
     public var limits: RemoteKMSClient.Limits
-    /// Slows its calls down; shared with the other keys behind the same endpoint and credential.
-    public var limiter: ThrottleLimiter
+    /// Slows its calls down; shared with the other keys behind the same endpoint and credential; nil where nothing throttles.
+    public var limiter: ThrottleLimiter?
 
     /// A key.
     public init(
-        name: String, provider: any Provider, suite: Suite, epoch: UInt32 = 0,
+        name: String, provider: any Provider, suite: Suite,
+        writeFormat: CiphertextFormat = .envelope, acceptFormats: Set<CiphertextFormat>? = nil,
+        epoch: UInt32 = 0,
         acceptIdentities: [String] = [],
         adoptKeyIDs: [String] = [], localKEKMaximumAge: Duration = .seconds(30 * 86_400),
-        localKEKMaximumUses: UInt64 = 1 << 32, rideThrough: Duration = .seconds(86_400),
+        localKEKMaximumUses: UInt64 = 1 << 32, rideThrough: Duration? = nil,
         authGrace: Duration = .seconds(15 * 60), limits: RemoteKMSClient.Limits? = nil,
-        limiter: ThrottleLimiter = ThrottleLimiter()
+        limiter: ThrottleLimiter? = nil
     ) {
         self.name = name
         self.provider = provider
@@ -45,10 +53,22 @@ public struct KeySettings: Sendable {
         self.adoptKeyIDs = adoptKeyIDs
         self.localKEKMaximumAge = localKEKMaximumAge
         self.localKEKMaximumUses = localKEKMaximumUses
-        self.rideThrough = rideThrough
+        self.writeFormat = writeFormat
+        self.acceptFormats = acceptFormats ?? [writeFormat]
+        self.rideThrough = rideThrough ?? Self.usualRideThrough(writeFormat)
         self.authGrace = authGrace
         self.limits = limits ?? (provider.storage == .file ? .local : .init())
         self.limiter = limiter
+    }
+}
+
+extension KeySettings {
+    /// With envelopes everything goes on in an outage; with `compatible` no write does, which API servers should soon see.
+    public static func usualRideThrough(_ format: CiphertextFormat) -> Duration {
+        switch format {
+        case .envelope: .seconds(86_400)
+        case .compatible: .seconds(120)
+        }
     }
 }
 
@@ -64,16 +84,20 @@ public struct KeyRingSettings: Sendable {
     public var observeEvery: Duration
     /// How long a new version must have been seen before it encrypts.
     public var settle: Duration
+    /// The bounds of the cache of unwrapped keys.
+    public var cache: CacheLimits
 
     /// Settings.
     public init(
         keys: [KeySettings], clusterContext: String = "", stateDirectory: String? = nil,
-        observeEvery: Duration = .seconds(30), settle: Duration = .seconds(90)
+        observeEvery: Duration = .seconds(30), settle: Duration = .seconds(90),
+        cache: CacheLimits = CacheLimits()
     ) {
         self.keys = keys
         self.clusterContext = clusterContext
         self.stateDirectory = stateDirectory
         self.observeEvery = observeEvery
         self.settle = settle
+        self.cache = cache
     }
 }

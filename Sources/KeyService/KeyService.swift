@@ -71,34 +71,67 @@ public struct KeyService: KMSServing {
                     ciphertext: try ping.seal(request.plaintext), keyID: active.keyID.description)
             } catch { throw KMSFailure(.crypto(error), key: name) }
         }
-        do throws(EnvelopeError) {
-            return try active.seal(request.plaintext, api: request.api)
-        } catch { throw KMSFailure(error, key: name) }
+        let reply: EncryptReply
+        switch active.form {
+        case .envelope(let writer):
+            do throws(EnvelopeError) { reply = try writer.seal(request.plaintext, api: request.api) } catch {
+                throw KMSFailure(error, key: name)
+            }
+        case .compatible:
+            reply = EncryptReply(
+                ciphertext: try await ring.keys[0].wrapped(
+                    request.plaintext, api: request.api, deadline: deadline),
+                keyID: keyID)
+        }
+        active.countUse()
+        return reply
     }
 
     private func decrypt(
         _ request: DecryptRequest, deadline: Deadline, keyID: inout String
     ) async throws(KMSFailure) -> SecretBytes {
-        if request.api == .v1beta1, PingSeal.hasHeader(request.ciphertext) { return try openPing(request) }
+        if request.api == .v1beta1, PingSeal.hasHeader(request.ciphertext) {
+            return try await openPing(request, deadline: deadline)
+        }
         if let plaintext = try openActive(request, keyID: &keyID) { return plaintext }
-        let key: RingKey
-        let envelope: Envelope
         switch request.api {
         case .v2:
             // The key_id first: what it does not name is not even parsed.
             guard !request.keyID.isEmpty else {
                 throw KMSFailure(.invalidArgument, "the request has no key_id: the stored object was altered")
             }
-            key = try await ring.key(
+            let key = try await ring.key(
                 accepting: request.keyID, waitingAtMost: deadline.remaining, clock: clock)
-            envelope = try parse(request, key: key.settings.name)
+            if key.reads(.compatible), !Envelope.hasMagic(request.ciphertext) {
+                guard request.annotations.isEmpty else {
+                    throw KMSFailure(.requestMismatch, key: key.settings.name)
+                }
+                keyID = request.keyID
+                return try await key.plaintext(of: request.ciphertext, deadline: deadline, clock: clock)
+            }
+            let envelope = try parse(request, key: key)
+            keyID = envelope.keyID.description
+            return try await open(envelope, key, deadline: deadline)
         case .v1beta1:
-            envelope = try parse(request, key: name)
-            key = try await ring.key(
+            // It names no key, so one key answers for all that is no envelope.
+            if !Envelope.hasMagic(request.ciphertext),
+                let key = ring.keys.first(where: { $0.reads(.compatible) })
+            {
+                return try await key.plaintext(of: request.ciphertext, deadline: deadline, clock: clock)
+            }
+            let envelope = try parse(request, key: ring.keys[0])
+            let key = try await ring.key(
                 accepting: envelope.keyID.description, waitingAtMost: deadline.remaining, clock: clock)
+            guard key.reads(.envelope) else { throw KMSFailure(.formatNotAccepted, key: key.settings.name) }
+            keyID = envelope.keyID.description
+            return try await open(envelope, key, deadline: deadline)
         }
-        keyID = envelope.keyID.description
-        let kek = try await key.localKEK(of: envelope, deadline: deadline)
+    }
+
+    private func open(
+        _ envelope: Envelope, _ key: RingKey, deadline: Deadline
+    ) async throws(KMSFailure) -> SecretBytes {
+        let kek = try await key.localKEK(of: envelope, deadline: deadline, clock: clock)
         do throws(EnvelopeError) { return try envelope.open(under: kek) } catch {
             throw KMSFailure(error, key: key.settings.name)
         }
@@ -119,13 +152,21 @@ public struct KeyService: KMSServing {
         }
     }
 
-    private func parse(_ request: DecryptRequest, key: String) throws(KMSFailure) -> Envelope {
-        do throws(EnvelopeError) { return try Envelope(parsing: request) } catch {
-            throw KMSFailure(error, key: key)
+    private func parse(_ request: DecryptRequest, key: RingKey) throws(KMSFailure) -> Envelope {
+        do throws(EnvelopeError) {
+            let envelope = try Envelope(parsing: request)
+            guard request.api == .v1beta1 || key.reads(.envelope) else { throw .formatNotAccepted }
+            return envelope
+        } catch {
+            throw KMSFailure(error, key: key.settings.name)
         }
     }
 
-    private func openPing(_ request: DecryptRequest) throws(KMSFailure) -> SecretBytes {
+    /// Half of the health check of v1beta1, so it is answered by the state of the write key as the other half is.
+    private func openPing(
+        _ request: DecryptRequest, deadline: Deadline
+    ) async throws(KMSFailure) -> SecretBytes {
+        _ = try await active(within: nil, deadline)
         do throws(CryptoFailure) { return try ping.open(request.ciphertext) } catch .notAuthentic {
             throw KMSFailure(
                 .invalidArgument,

@@ -1,6 +1,8 @@
 internal import CoreMetrics
+internal import DEKCache
 internal import EnvelopeCrypto
 internal import FoundationEssentials
+internal import KMSWire
 internal import Logging
 private import Observability
 internal import RemoteKMS
@@ -21,9 +23,6 @@ final class RingKey: Sendable {
         var acceptance: KeyAcceptance
         var observedID: KeyID?
         var active: Active?
-        var health: KeyHealth
-        /// The trouble met last.
-        var failure: RemoteKMSError?
         /// The trouble that was logged last, while it lasts.
         var reported: (trouble: RemoteKMSError, isServing: Bool, at: Duration)?
         var lastProof: Int64?
@@ -31,7 +30,8 @@ final class RingKey: Sendable {
         var formerTroubles: [String: RemoteKMSError] = [:]
         /// Counts the probes of former versions, to take them in turn.
         var probes = 0
-        var isStepping = false
+        /// What was wrapped last to prove that it can be, and the result (`compatible`).
+        var probe: (secret: SharedSecret, wrapped: [UInt8])?
     }
 
     let settings: KeySettings
@@ -40,11 +40,13 @@ final class RingKey: Sendable {
     /// Given when the first step has ended, well or badly.
     let firstVerdict = FirstVerdict()
 
-    private let client: RemoteKMSClient
+    let client: RemoteKMSClient
+    let monitor: HealthMonitor
     private let clusterContext: String
     private let history: HistoryFile
     private let configured: ConfiguredKeys
-    private let opened: OpenedLocalKEKs
+    private let cache: UnwrappedKeys
+    private let scope: Scope
     private let logger: Logger
     private let state: Mutex<State>
 
@@ -57,7 +59,8 @@ final class RingKey: Sendable {
 
     init(
         _ settings: KeySettings, encrypts: Bool, ring: KeyRingSettings, history: HistoryFile,
-        opened: OpenedLocalKEKs, configured: ConfiguredKeys, logger: Logger, metrics: any MetricsFactory
+        cache: UnwrappedKeys, scope: Scope, configured: ConfiguredKeys, logger: Logger,
+        metrics: any MetricsFactory
     ) {
         self.configured = configured
         self.settings = settings
@@ -65,9 +68,16 @@ final class RingKey: Sendable {
         client = RemoteKMSClient(
             settings.provider, key: settings.name, limits: settings.limits, limiter: settings.limiter,
             metrics: metrics)
+        monitor = HealthMonitor(
+            .init(
+                rideThrough: settings.rideThrough, authGrace: settings.authGrace,
+                forgetAfter: settings.writeFormat == .envelope
+                    ? nil : max(settings.rideThrough, .seconds(86_400)),
+                storage: settings.provider.storage))
         clusterContext = ring.clusterContext
         self.history = history
-        self.opened = opened
+        self.cache = cache
+        self.scope = scope
         var logger = logger
         logger[metadataKey: Names.LogKey.key] = "\(settings.name)"
         self.logger = logger
@@ -79,24 +89,17 @@ final class RingKey: Sendable {
                 // No F is empty: until the key is described, only what the configuration lists is accepted.
                 acceptance: KeyAcceptance(
                     keyPart: "", acceptIdentities: settings.acceptIdentities,
-                    adoptKeyIDs: settings.adoptKeyIDs),
-                health: KeyHealth(
-                    .init(rideThrough: settings.rideThrough, authGrace: settings.authGrace))))
+                    adoptKeyIDs: settings.adoptKeyIDs)))
     }
 
     // MARK: the way of a request
 
     /// What Status and Encrypt have to go by, now.
     var verdict: Verdict {
-        state.withLock { state in
-            switch (state.active, state.health.stopped ?? state.failure) {
-            case (.some, let failure?) where state.health.stopped != nil:
-                .failed(KMSFailure(refusing: failure, key: settings.name))
-            case (let active?, _): .ready(active)
-            case (nil, let failure?): .failed(KMSFailure(refusing: failure, key: settings.name))
-            case (nil, nil): .starting
-            }
-        }
+        let health = monitor.health
+        if let stopped = health.stopped { return .failed(KMSFailure(refusing: stopped, key: settings.name)) }
+        if let active { return .ready(active) }
+        return health.trouble.map { .failed(KMSFailure(refusing: $0, key: settings.name)) } ?? .starting
     }
 
     /// What Encrypt uses now, if the key ever came so far.
@@ -112,81 +115,192 @@ final class RingKey: Sendable {
     /// Whether this key answers for ciphertexts of that key_id: its own, or one that its configuration gives it.
     func accepts(_ keyID: String) -> Bool { state.withLock { $0.acceptance }.accepts(keyID) }
 
+    /// Whether it reads ciphertexts of that format.
+    func reads(_ format: CiphertextFormat) -> Bool { settings.acceptFormats.contains(format) }
+
     /// Whether it is known which key_ids are this key's; until then a strange one may be.
     var isDescribed: Bool { state.withLock { $0.observedID != nil } }
 
     /// Why it is not, if a step has tried.
     var failure: KMSFailure? {
-        state.withLock { $0.failure }.map { KMSFailure(refusing: $0, key: settings.name) }
+        monitor.health.trouble.map { KMSFailure(refusing: $0, key: settings.name) }
     }
 
     /// The local KEK that an envelope was sealed with: from memory, else unwrapped by the backend.
-    func localKEK(of envelope: Envelope, deadline: Deadline) async throws(KMSFailure) -> LocalKEK {
-        let digest: WrappedKeyDigest
+    func localKEK(
+        of envelope: Envelope, deadline: Deadline, clock: any Clock<Duration>
+    ) async throws(KMSFailure) -> LocalKEK {
+        let digest: KeyDigest
         do throws(EnvelopeError) {
-            digest = try envelope.wrappedKeyDigest(clusterContext: clusterContext)
+            digest = try envelope.wrappedKeyDigest(clusterContext: clusterContext).cacheKey
         } catch { throw KMSFailure(error, key: settings.name) }
-        if let kek = opened[digest] { return kek }
-        return try await opened(envelope.wrappedKey, of: envelope, as: digest, deadline: deadline)
+        let key: UnwrappedKey
+        if let hit = await cache.hit(digest) {
+            key = hit
+        } else {
+            key = try await loaded(digest, by: deadline, clock) { budget throws(RemoteKMSError) in
+                try await self.unwrapped(envelope, by: .after(budget))
+            }
+        }
+        guard case .localKEK(let kek) = key.content else { throw .damaged(key: settings.name) }
+        return kek
     }
 
-    /// Has the backend unwrap a local KEK that is not in memory, off the caller's executor: it may read a disk, and the
-    /// engine's thread serves everybody else.
-    @concurrent
-    private func opened(
-        _ wrapped: [UInt8], of envelope: Envelope, as digest: WrappedKeyDigest, deadline: Deadline
-    ) async throws(KMSFailure) -> LocalKEK {
-        let kek: LocalKEK
+    /// Has the backend wrap a plaintext key, as `compatible` writes it.
+    func wrapped(
+        _ plaintext: borrowing SecretBytes, api: KMSAPI, deadline: Deadline
+    ) async throws(KMSFailure) -> [UInt8] {
+        let shared = SharedSecret(plaintext.withBytes { SecretBytes(copying: $0) })
+        guard CiphertextFormat.compatiblePlaintexts.contains(shared.bytes.count) else {
+            throw KMSFailure(
+                .invalidArgument,
+                "key \(settings.name): a plaintext of \(shared.bytes.count) bytes is no key of Kubernetes, and write_format "
+                    + "compatible takes no other")
+        }
+        let wrapped: [UInt8]
         do throws(RemoteKMSError) {
-            kek = try await unwrap(
-                wrapped, keyID: envelope.keyID, suite: envelope.suite, for: .cacheable, deadline: deadline)
+            wrapped = try await client.wrap(
+                shared, context: Self.compatibleContext, for: .request, by: deadline)
         } catch {
             if Task.isCancelled { throw KMSFailure(.cancelled, "key \(settings.name): the caller gave up") }
+            throw KMSFailure(refusing: error, key: settings.name)
+        }
+        monitor.proved(.encryption)
+        guard 1...EnvelopeWriter.ciphertextLimit(api) ~= wrapped.count else {
+            throw KMSFailure(
+                .failedPrecondition,
+                "key \(settings.name): the backend wraps a key into \(wrapped.count) bytes, which fits no ciphertext"
+            )
+        }
+        return wrapped
+    }
+
+    /// The plaintext key that the backend wrapped into `ciphertext`, from memory or unwrapped now.
+    func plaintext(
+        of ciphertext: [UInt8], deadline: Deadline, clock: any Clock<Duration>
+    ) async throws(KMSFailure) -> SecretBytes {
+        let digest: KeyDigest
+        do throws(EnvelopeError) {
+            digest =
+                try WrappedKeyDigest(
+                    keyPart: state.withLock { $0.acceptance }.keyPart, wrappedKey: ciphertext.span,
+                    clusterContext: clusterContext, format: .compatible
+                ).cacheKey
+        } catch { throw KMSFailure(error, key: settings.name) }
+        let key: UnwrappedKey
+        if let hit = await cache.hit(digest) {
+            key = hit
+        } else {
+            key = try await loaded(digest, by: deadline, clock) { budget throws(RemoteKMSError) in
+                let secret = try await self.client.unwrap(
+                    ciphertext, context: Self.compatibleContext, for: .cacheable, by: .after(budget))
+                self.monitor.proved(.decryption)
+                guard CiphertextFormat.compatiblePlaintexts.contains(secret.bytes.count) else {
+                    throw RemoteKMSError(.invalidCiphertext, "what was unwrapped is no key of Kubernetes")
+                }
+                return UnwrappedKey(.plaintext(secret))
+            }
+        }
+        guard case .plaintext(let secret) = key.content else { throw .damaged(key: settings.name) }
+        return secret.bytes.withBytes { SecretBytes(copying: $0) }
+    }
+
+    /// The peers' formats name no key_id to the backend.
+    private static let compatibleContext = WrapContext(purpose: "dek", keyID: "")
+
+    /// Has the backend unwrap the local KEK of an envelope, and remembers it for the next start.
+    private func unwrapped(
+        _ envelope: Envelope, by deadline: Deadline
+    ) async throws(RemoteKMSError) -> UnwrappedKey {
+        let wrapped = envelope.wrappedKey
+        let kek = try await unwrap(
+            wrapped, keyID: envelope.keyID, suite: envelope.suite, for: .cacheable, deadline: deadline)
+        monitor.proved(.decryption)
+        history.met(
+            RememberedKEK(
+                keyID: envelope.keyID.description, suite: envelope.suite.rawValue, wrapped: Data(wrapped),
+                madeAt: nil))
+        return UnwrappedKey(.localKEK(kek))
+    }
+
+    /// What is not in memory yet, once for all who ask for it meanwhile; waits no longer than `deadline` allows.
+    private func loaded(
+        _ digest: KeyDigest, by deadline: Deadline, _ clock: any Clock<Duration>,
+        _ load: @escaping UnwrappedKeys.Load
+    ) async throws(KMSFailure) -> UnwrappedKey {
+        let (cache, scope) = (cache, scope)
+        let result = await withTaskGroup(of: Result<UnwrappedKey, CacheFailure>?.self) { group in
+            group.addTask {
+                do throws(CacheFailure) {
+                    return .success(try await cache.value(for: digest, in: scope, orLoad: load))
+                } catch { return .failure(error) }
+            }
+            group.addTask {
+                // Cancelled when the value came first; then there is nothing to report.
+                try? await clock.sleep(for: deadline.remaining)
+                return nil
+            }
+            defer { group.cancelAll() }
+            return await group.next() ?? nil
+        }
+        switch result {
+        case .success(let key): return key
+        case .failure(.load(let error)), .failure(.remembered(let error)):
             throw error.code == .invalidCiphertext
                 ? .damaged(key: settings.name) : KMSFailure(error, key: settings.name)
+        case .failure(.revoked):
+            throw failure
+                ?? KMSFailure(.unavailable, "key \(settings.name): it was wiped meanwhile; try again")
+        case .failure(.shutDown):
+            throw KMSFailure(.unavailable, "key \(settings.name): the daemon ends; another takes over")
+        case .failure(.cancelled), nil:
+            if Task.isCancelled { throw KMSFailure(.cancelled, "key \(settings.name): the caller gave up") }
+            throw KMSFailure(
+                .deadlineExceeded,
+                "key \(settings.name): the backend has not unwrapped it in the time of this call; it is still asked, for the next"
+            )
         }
-        opened.keep(kek, as: digest)
-        let met = RememberedKEK(
-            keyID: envelope.keyID.description, suite: envelope.suite.rawValue, wrapped: Data(wrapped),
-            madeAt: nil)
-        history.met(met)
-        return kek
     }
 
     // MARK: beside the requests
 
     /// Looks at the backend once and does what follows from it; returns at once if a step is running already.
     func step(at now: Moment) async {
-        let isMine = state.withLock { state in
-            defer { state.isStepping = true }
-            return !state.isStepping
+        let isTaken = await monitor.observe(at: now.uptime) { need in
+            let finding = await self.observation(need, at: now)
+            // A step that the shutdown interrupted says nothing about the key.
+            return finding.isClean || !Task.isCancelled ? finding : nil
         }
-        guard isMine else { return }
-        let finding = await observation(at: now)
-        // A step that the shutdown interrupted says nothing about the key.
-        let isAbandoned = finding.trouble != nil && Task.isCancelled
-        state.withLock { state in
-            state.isStepping = false
-            guard !isAbandoned else { return }
-            if state.active != nil {
-                state.health.observed(finding, at: now.uptime)
-                state.failure = state.health.trouble
-            } else {
-                state.failure = finding.trouble
-            }
-        }
-        guard !isAbandoned else { return }
+        guard isTaken else { return }
+        if monitor.health.mustForget { await forget() }
+        await cache.sweep(at: now.uptime)
         report(at: now.uptime)
         firstVerdict.give()
     }
 
-    func snapshot(at epochSeconds: Int64) -> KeySnapshot {
-        let (active, observedID, failure, former, lastProof, writesStopIn) = state.withLock {
-            (
-                $0.active, $0.observedID, $0.failure, $0.formerTroubles.min { $0.key < $1.key }?.value,
-                $0.lastProof, $0.health.writesStopIn
-            )
+    /// Lets go of everything that was unwrapped with this key.
+    private func forget() async {
+        let hadSecrets = state.withLock { state in
+            defer {
+                state.active = nil
+                state.observer.forgotten()
+            }
+            return state.active != nil
         }
+        await cache.wipe(scope, because: monitor.health.trouble?.code == .keyDisabled ? .denied : .expired)
+        if hadSecrets {
+            logger.error(
+                "what was unwrapped with the key is wiped: nothing written with it can be read until it serves again",
+                metadata: [Names.LogKey.error: "\(monitor.health.trouble?.summary ?? "")"])
+        }
+    }
+
+    func snapshot(at epochSeconds: Int64) -> KeySnapshot {
+        let (active, observedID, former, lastProof) = state.withLock {
+            ($0.active, $0.observedID, $0.formerTroubles.min { $0.key < $1.key }?.value, $0.lastProof)
+        }
+        let health = monitor.health
+        let failure = health.trouble
         let phase: KeySnapshot.State =
             if encrypts {
                 switch verdict {
@@ -198,25 +312,38 @@ final class RingKey: Sendable {
         return KeySnapshot(
             name: settings.name, provider: client.name, encrypts: encrypts, state: phase,
             keyID: (active?.keyID ?? (encrypts ? nil : observedID))?.description,
-            trouble: (failure ?? former)?.description, writesStopIn: writesStopIn,
-            localKEKAge: active?.age(at: epochSeconds), localKEKUses: active?.uses, lastProof: lastProof)
+            trouble: (failure ?? former)?.description, writesStopIn: health.writesStopIn,
+            localKEKAge: active?.writer == nil ? nil : active?.age(at: epochSeconds),
+            localKEKUses: active?.writer == nil ? nil : active?.uses, lastProof: lastProof)
     }
 
-    /// Looks at the backend, proves that it still unwraps what we write, and does what follows.
+    /// Looks at the backend, proves that it still wraps and unwraps what we write, and does what follows.
     ///
-    /// The proof is tried whatever the look said: a backend may refuse the one and grant the other.
-    private func observation(at now: Moment) async -> KeyHealth.Finding {
+    /// The proofs are tried whatever the look said: a backend may refuse the one and grant the other.
+    private func observation(_ need: HealthMonitor.Need, at now: Moment) async -> KeyHealth.Finding {
         var finding = KeyHealth.Finding()
         var seen: Sighting?
         do throws(RemoteKMSError) { seen = try await look() } catch { finding.look = error }
-        if let active = state.withLock({ $0.active }) {
-            do throws(RemoteKMSError) { try await prove(active, at: now) } catch { finding.proof = error }
+        if let active {
+            if need.encryption {
+                do throws(RemoteKMSError) { try await proveEncryption(active) } catch {
+                    finding.encryption = error
+                }
+            }
+            // An envelope's local KEK is proven itself, whatever requests have unwrapped.
+            if need.decryption || active.writer != nil {
+                do throws(RemoteKMSError) { try await prove(active, at: now) } catch { finding.proof = error }
+            }
+        } else if !encrypts, seen != nil || isDescribed {
+            do throws(RemoteKMSError) { try await proveRemembered(at: now) } catch { finding.proof = error }
         }
-        guard let seen else { return finding }
+        guard encrypts, let seen else { return finding }
         do throws(RemoteKMSError) {
-            let isProven = finding.proof == nil
             // A local KEK that was taken up just now was proven just now.
-            if try await advance(seen, isProven: isProven, at: now) { finding.proof = nil }
+            if try await advance(seen, isProven: finding.proof == nil, at: now) {
+                finding.proof = nil
+                finding.encryption = nil
+            }
         } catch { finding.rotation = error }
         return finding
     }
@@ -239,21 +366,58 @@ final class RingKey: Sendable {
         return Sighting(description: description, keyID: keyID)
     }
 
+    /// Wraps something that stands for nothing, so that a missing permission shows before something is lost by it.
+    private func proveEncryption(_ active: Active) async throws(RemoteKMSError) {
+        switch active.form {
+        case .envelope:
+            _ = try await client.wrap(
+                SharedSecret(SecretBytes(randomCount: Self.probeCount)),
+                context: WrapContext(purpose: "probe", keyID: active.keyID.description), for: .upkeep,
+                by: .after(Self.callLimit))
+        case .compatible: try await wrapProbe()
+        }
+    }
+
+    /// Neither a local KEK nor any key of Kubernetes has that many bytes.
+    private static let probeCount = 40
+
+    private func wrapProbe() async throws(RemoteKMSError) {
+        // A key like those of Kubernetes, so that what is proven is what is asked for.
+        let secret = SharedSecret(SecretBytes(randomCount: 32))
+        let wrapped = try await client.wrap(
+            secret, context: Self.compatibleContext, for: .upkeep, by: .after(Self.callLimit))
+        guard wrapped.count <= EnvelopeWriter.ciphertextLimit(.v2) else {
+            throw RemoteKMSError(
+                .misconfigured,
+                "the backend wraps a key into \(wrapped.count) bytes, more than the 1024 of a ciphertext",
+                remedy: "use another kind of key, or write_format: envelope")
+        }
+        state.withLock { $0.probe = (secret, wrapped) }
+    }
+
+    private func unwrapProbe() async throws(RemoteKMSError) {
+        guard let (secret, wrapped) = state.withLock({ $0.probe }) else { return }
+        let back = try await client.unwrap(
+            wrapped, context: Self.compatibleContext, for: .upkeep, by: .after(Self.callLimit))
+        guard back.bytes.isEqual(to: secret.bytes) else { throw Self.unwrappedOtherwise }
+    }
+
     private func prove(_ active: Active, at now: Moment) async throws(RemoteKMSError) {
-        let proven = try await unwrap(
-            active.wrappedKey, keyID: active.keyID, suite: settings.suite, deadline: .after(Self.callLimit))
-        guard proven.isSame(as: active.localKEK) else { throw Self.unwrappedOtherwise }
-        state.withLock { $0.lastProof = now.epochSeconds }
+        switch active.form {
+        case .envelope(let writer):
+            let proven = try await unwrap(
+                writer.wrappedKey, keyID: active.keyID, suite: settings.suite,
+                deadline: .after(Self.callLimit))
+            guard proven.isSame(as: writer.localKEK) else { throw Self.unwrappedOtherwise }
+        case .compatible: try await unwrapProbe()
+        }
+        await proved(at: now)
     }
 
     /// Does what follows from a look; true if another local KEK was taken up.
     private func advance(
         _ seen: Sighting, isProven: Bool, at now: Moment
     ) async throws(RemoteKMSError) -> Bool {
-        guard encrypts else {
-            try await warmUp(at: now)
-            return false
-        }
         switch decision(on: seen, at: now) {
         case .refuse(let error): throw error
         case .activate:
@@ -298,7 +462,7 @@ final class RingKey: Sendable {
             state.withLock { $0.observer.cannotResume() }
             return try await activate(seen, at: now)
         }
-        swap(to: resumed, at: now)
+        await swap(to: resumed, at: now)
         // Settling begins with this observation.
         _ = decision(on: seen, at: now)
     }
@@ -336,7 +500,7 @@ final class RingKey: Sendable {
         let active =
             if let adopted = try await adopted(seen.keyID) { adopted } else { try await made(seen, at: now) }
         history.saw(version: seen.description.version, of: seen.keyID.keyPart)
-        swap(to: active, at: now)
+        await swap(to: active, at: now)
     }
 
     /// Looks after former versions, and renews a local KEK that has done its time; true if it did.
@@ -344,12 +508,13 @@ final class RingKey: Sendable {
         guard let active = state.withLock({ $0.active }) else { return false }
         await probeFormerVersion(than: active.keyID)
 
+        guard active.writer != nil else { return false }
         let isDue =
             active.age(at: now.epochSeconds) >= settings.localKEKMaximumAge
             || active.uses >= settings.localKEKMaximumUses
         // While another version settles, a new local KEK would be wrapped under that one already.
         guard isDue, seen.keyID == active.keyID else { return false }
-        swap(to: try await made(seen, at: now), at: now)
+        await swap(to: try await made(seen, at: now), at: now)
         return true
     }
 
@@ -399,6 +564,12 @@ final class RingKey: Sendable {
 
     /// The newest local KEK made here for this key_id that still opens.
     private func adopted(_ keyID: KeyID) async throws(RemoteKMSError) -> Active? {
+        if settings.writeFormat == .compatible {
+            // Nothing is kept for it; what has to be known is that the backend serves.
+            try await wrapProbe()
+            try await unwrapProbe()
+            return Active(compatible: keyID, madeAt: 0)
+        }
         let ours = history.history.localKEKs.filter {
             $0.keyID == keyID.description && $0.suite == settings.suite.rawValue && $0.madeAt != nil
         }
@@ -407,7 +578,7 @@ final class RingKey: Sendable {
             do throws(RemoteKMSError) {
                 let kek = try await unwrap(
                     wrapped, keyID: keyID, suite: settings.suite, deadline: .after(Self.callLimit))
-                return Active(writer: try writer(kek, wrapped), madeAt: remembered.madeAt ?? 0)
+                return Active(try writer(kek, wrapped), madeAt: remembered.madeAt ?? 0)
             } catch {
                 // Only the backend's word on these bytes lets us pass them over; any other trouble would make a
                 // new local KEK at every restart.
@@ -442,7 +613,7 @@ final class RingKey: Sendable {
                 .unavailable, "the key changed its version while a local KEK was made",
                 remedy: "nothing is to be done, it is tried again")
         }
-        return Active(writer: writer, madeAt: now.epochSeconds)
+        return Active(writer, madeAt: now.epochSeconds)
     }
 
     private func writer(_ kek: LocalKEK, _ wrapped: [UInt8]) throws(RemoteKMSError) -> EnvelopeWriter {
@@ -451,23 +622,26 @@ final class RingKey: Sendable {
         } catch { throw RemoteKMSError(.misconfigured, "\(error)") }
     }
 
-    private func swap(to active: Active, at now: Moment) {
+    private func swap(to active: Active, at now: Moment) async {
         let before = state.withLock { $0.active }
-        let made = RememberedKEK(
-            keyID: active.keyID.description, suite: settings.suite.rawValue, wrapped: Data(active.wrappedKey),
-            madeAt: active.madeAt)
+        let made = active.writer.map { writer in
+            RememberedKEK(
+                keyID: active.keyID.description, suite: settings.suite.rawValue,
+                wrapped: Data(writer.wrappedKey),
+                madeAt: active.madeAt)
+        }
         // Written down first: an announced key_id that is not in the history could come back.
         history.activated(active.keyID.description, with: made)
         if let warning = history.save() {
             logger.warning("the key history is not written", metadata: [Names.LogKey.error: "\(warning)"])
         }
-        keepOpened(active)
+        await keepOpened(active)
         state.withLock { state in
             state.observer.activated(active.keyID.description)
             state.active = active
             state.lastProof = now.epochSeconds
-            state.health.activated(at: now.uptime)
         }
+        monitor.activated(at: now.uptime)
         if before?.keyID != active.keyID {
             logger.notice("key_id is active", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
         } else {
@@ -476,31 +650,43 @@ final class RingKey: Sendable {
     }
 
     /// So that what was written under it opens without a call after the next swap.
-    private func keepOpened(_ active: Active) {
+    private func keepOpened(_ active: Active) async {
+        guard let writer = active.writer else { return }
         let digest = try? WrappedKeyDigest(
-            keyPart: active.keyID.keyPart, wrappedKey: active.wrappedKey, clusterContext: clusterContext)
+            keyPart: active.keyID.keyPart, wrappedKey: writer.wrappedKey, clusterContext: clusterContext)
         // Without SHA-256 there would be no key_id and no Active.
-        if let digest { opened.keep(active.localKEK, as: digest) }
+        if let digest { await keep(writer.localKEK, as: digest) }
     }
 
-    /// Opens the newest local KEK that is remembered of a key which only decrypts: proof that it still does.
-    private func warmUp(at now: Moment) async throws(RemoteKMSError) {
-        let (keyPart, isProven) = state.withLock { ($0.acceptance.keyPart, $0.lastProof != nil) }
-        guard !isProven else { return }
-        for remembered in history.history.localKEKs.reversed() {
-            guard let keyID = try? KeyID(parsing: remembered.keyID), keyID.keyPart == keyPart,
-                let suite = Suite(rawValue: remembered.suite)
-            else { continue }
-            let wrapped = [UInt8](remembered.wrapped)
-            let kek = try await unwrap(wrapped, keyID: keyID, suite: suite, deadline: .after(Self.callLimit))
-            if let digest = try? WrappedKeyDigest(
-                keyPart: keyPart, wrappedKey: wrapped, clusterContext: clusterContext)
-            {
-                opened.keep(kek, as: digest)
-            }
-            state.withLock { $0.lastProof = now.epochSeconds }
-            return
+    /// Opens one of the remembered local KEKs of a key which only decrypts, the next one each time: proof that it still
+    /// does.
+    private func proveRemembered(at now: Moment) async throws(RemoteKMSError) {
+        let keyPart = state.withLock { $0.acceptance }.keyPart
+        let ours = history.history.localKEKs.reversed().filter {
+            (try? KeyID(parsing: $0.keyID))?.keyPart == keyPart
         }
+        guard !ours.isEmpty else { return }
+        let turn = state.withLock { state in
+            defer { state.probes += 1 }
+            return state.probes
+        }
+        let remembered = ours[turn % ours.count]
+        guard let keyID = try? KeyID(parsing: remembered.keyID), let suite = Suite(rawValue: remembered.suite)
+        else { return }
+        let wrapped = [UInt8](remembered.wrapped)
+        let kek = try await unwrap(wrapped, keyID: keyID, suite: suite, deadline: .after(Self.callLimit))
+        if let digest = try? WrappedKeyDigest(
+            keyPart: keyPart, wrappedKey: wrapped, clusterContext: clusterContext)
+        {
+            await keep(kek, as: digest)
+        }
+        await proved(at: now)
+    }
+
+    /// The key decrypts: what it unwrapped is good for another while.
+    private func proved(at now: Moment) async {
+        state.withLock { $0.lastProof = now.epochSeconds }
+        await cache.proved(scope, at: now.uptime)
     }
 
     /// Opens the remembered local KEKs, newest first, so that after a restart a LIST of everything does not wait for
@@ -513,7 +699,11 @@ final class RingKey: Sendable {
         await firstVerdict.wait()
         // Cancelled sleeps return at once, and the loops end.
         while !mayPrefetch, !Task.isCancelled { try? await clock.sleep(for: retryEvery) }
-        rest = rest.filter { accepts($0.keyID) && !isOpened($0) }
+        var unopened: [RememberedKEK] = []
+        for kek in rest where accepts(kek.keyID) {
+            if await !isOpened(kek) { unopened.append(kek) }
+        }
+        rest = unopened
         while !rest.isEmpty, !Task.isCancelled {
             let batch = rest.suffix(Self.prefetchBatch)
             let isAnswered = await withTaskGroup(of: Bool.self) { group in
@@ -539,8 +729,13 @@ final class RingKey: Sendable {
             keyPart: keyID.keyPart, wrappedKey: [UInt8](kek.wrapped), clusterContext: clusterContext)
     }
 
-    private func isOpened(_ kek: RememberedKEK) -> Bool {
-        digest(of: kek).map { opened[$0] != nil } ?? true
+    private func isOpened(_ kek: RememberedKEK) async -> Bool {
+        guard let digest = digest(of: kek) else { return true }
+        return await cache.hit(digest.cacheKey) != nil
+    }
+
+    private func keep(_ kek: LocalKEK, as digest: WrappedKeyDigest) async {
+        await cache.keep(UnwrappedKey(.localKEK(kek)), for: digest.cacheKey, in: scope)
     }
 
     /// Opens one remembered local KEK; false if the backend does not serve us now.
@@ -551,7 +746,7 @@ final class RingKey: Sendable {
         do throws(RemoteKMSError) {
             let key = try await unwrap(
                 [UInt8](kek.wrapped), keyID: keyID, suite: suite, deadline: .after(Self.callLimit))
-            opened.keep(key, as: digest)
+            await keep(key, as: digest)
             return true
         } catch {
             switch error.code {
@@ -585,15 +780,16 @@ final class RingKey: Sendable {
     }
 
     private static let unwrappedOtherwise = RemoteKMSError(
-        .malformedReply, "the backend unwrapped other bytes than it had wrapped",
+        .invalidCiphertext, "the backend unwrapped other bytes than it had wrapped",
         remedy: "do not write with this key; ask whoever runs the backend")
 
     /// Logs trouble when it comes, changes or goes, and hourly while it lasts.
     private func report(at now: Duration) {
         let isServing = if case .failed = verdict { false } else { true }
+        let health = monitor.health
         let (trouble, writesStopIn, isDue) = state.withLock { state in
             let before = state.reported
-            guard let trouble = state.failure else {
+            guard let trouble = health.trouble else {
                 state.reported = nil
                 return (nil as RemoteKMSError?, nil as Duration?, before != nil)
             }
@@ -603,7 +799,7 @@ final class RingKey: Sendable {
                 return (trouble, nil, false)
             }
             state.reported = (trouble, isServing, now)
-            return (trouble, state.health.writesStopIn, true)
+            return (trouble, health.writesStopIn, true)
         }
         guard isDue else { return }
         guard let trouble else {

@@ -117,4 +117,11 @@ struct RotationObserver {
 
     /// What was announced before the restart does not open any more.
     mutating func cannotResume() { mayResume = false }
+
+    /// What encrypts was wiped: the next observation begins anew.
+    mutating func forgotten() {
+        active = nil
+        candidate = nil
+        mayResume = true
+    }
 }

@@ -71,22 +71,21 @@ public struct Daemon: Sendable {
     }
 
     private let plan: Plan
-    private let ring: KeyRing
-    private let service: any KMSServing
+    private let keys: @Sendable (any SerialExecutor) -> (KeyRing, any KMSServing)
     private let registry: PrometheusRegistry
     private let manager: any ServiceManager
     private let logger: Logger
 
-    /// A daemon that serves `service`, whose keys `ring` watches.
+    /// A daemon that serves what `keys` makes: a service, and the ring of keys behind it, both for actors of the given
+    /// executor.
     ///
     /// `registry` must be the process's metrics backend already, and the log must be set up.
     public init(
-        _ plan: Plan, ring: KeyRing, service: any KMSServing, registry: PrometheusRegistry,
-        manager: any ServiceManager = Systemd(), logger: Logger
+        _ plan: Plan, registry: PrometheusRegistry, manager: any ServiceManager = Systemd(), logger: Logger,
+        keys: @escaping @Sendable (any SerialExecutor) -> (KeyRing, any KMSServing)
     ) {
         self.plan = plan
-        self.ring = ring
-        self.service = service
+        self.keys = keys
         self.registry = registry
         self.manager = manager
         self.logger = logger
@@ -113,6 +112,8 @@ public struct Daemon: Sendable {
             logger.debug("libgrpc", metadata: [Names.LogKey.error: "\(line)"])
         }
         let engine = EngineThread()
+        let (ring, service) = keys(engine)
+        state.keysAreKnown(ring)
         let handler = KMSCallHandler(
             service: service, decoder: RequestDecoder(on: engine, logger: logger), logger: logger)
         let server = Server(
@@ -136,7 +137,7 @@ public struct Daemon: Sendable {
         }
         await server.start()
         listening(address, endpoint?.address)
-        await serve(acceptor, server, engine, state)
+        await serve(ring, acceptor, server, engine, state)
         guard !state.hasAbandonedCalls else { return false }
         engine.stop()
         return true
@@ -160,7 +161,8 @@ public struct Daemon: Sendable {
 
     /// Runs the services until a signal comes; they start in this order and stop in the reverse one.
     private func serve(
-        _ acceptor: SocketAcceptor, _ server: Server, _ engine: EngineThread, _ state: DaemonState
+        _ ring: KeyRing, _ acceptor: SocketAcceptor, _ server: Server, _ engine: EngineThread,
+        _ state: DaemonState
     ) async {
         var quiet = logger
         // The group's own steps are the daemon's, and told in its words.
@@ -191,6 +193,7 @@ public struct Daemon: Sendable {
 
     private func readiness(_ state: DaemonState) -> Readiness {
         let life = Readiness.Check("daemon", problem: state.isStopping ? "stopping" : nil)
-        return Readiness([life] + ring.snapshot().map { $0.check })
+        let keys = state.keys.map { $0.check }
+        return Readiness([life] + (keys.isEmpty ? [Readiness.Check("keys", problem: "starting")] : keys))
     }
 }

@@ -1,13 +1,18 @@
+internal import KeyService
 private import Synchronization
 
-/// Facts about the daemon's own life that the health endpoint and the exit code are made of.
+/// What the parts of the daemon tell each other; read by /readyz.
 final class DaemonState: Sendable {
     private let stopping = Atomic(false)
     private let abandoned = Atomic(false)
+    private let ring = Mutex<KeyRing?>(nil)
 
     var isStopping: Bool { stopping.load(ordering: .relaxed) }
     var hasAbandonedCalls: Bool { abandoned.load(ordering: .relaxed) }
+    /// How the keys are; nothing is said of them before there are any.
+    var keys: [KeySnapshot] { ring.withLock { $0 }?.snapshot() ?? [] }
 
+    func keysAreKnown(_ keys: KeyRing) { ring.withLock { $0 = keys } }
     func beginStopping() { stopping.store(true, ordering: .relaxed) }
     func abandonCalls() { abandoned.store(true, ordering: .relaxed) }
 }

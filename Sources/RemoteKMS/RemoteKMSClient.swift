@@ -51,7 +51,7 @@ public actor RemoteKMSClient {
     private let provider: any Provider
     private let key: String
     private let limits: Limits
-    private let limiter: ThrottleLimiter
+    private let limiter: ThrottleLimiter?
     private let clock: any DeadlineClock
     private let random: @Sendable () -> Double
     private let record: ClientRecord
@@ -61,7 +61,9 @@ public actor RemoteKMSClient {
     private var latency = LatencyWindow()
     private var waiters: [Int: CheckedContinuation<Bool, Never>] = [:]
     private var lastTicket = 0
-    private var withoutCaller = 0
+    /// What ends the calls that go on without their caller.
+    private var withoutCaller: [Int: @Sendable () -> Void] = [:]
+    private var isClosed = false
 
     /// With less than this left no try is begun.
     private static let shortestTry = Duration.milliseconds(250)
@@ -73,10 +75,10 @@ public actor RemoteKMSClient {
 
     /// A client of the key named `key`.
     ///
-    /// `limiter` is shared by the keys behind the same endpoint and credential. `random` gives 0..<1, and spreads pauses.
+    /// `limiter` is shared by the keys behind the same endpoint and credential; nil for a backend that never throttles. `random` gives 0..<1, and spreads pauses.
     public init(
         _ provider: any Provider, key: String, limits: Limits = Limits(),
-        limiter: ThrottleLimiter = ThrottleLimiter(), clock: any DeadlineClock = ContinuousClock(),
+        limiter: ThrottleLimiter? = nil, clock: any DeadlineClock = ContinuousClock(),
         metrics: any MetricsFactory = MetricsSystem.factory,
         random: @escaping @Sendable () -> Double = { .random(in: 0..<1) }
     ) {
@@ -127,7 +129,7 @@ public actor RemoteKMSClient {
     func quiesce() async { while slots.busy > 0 { await Task.yield() } }
 
     /// Returns when so many calls go on without their caller; for tests.
-    func untilWithoutCaller(_ count: Int) async { while withoutCaller < count { await Task.yield() } }
+    func untilWithoutCaller(_ count: Int) async { while withoutCaller.count < count { await Task.yield() } }
 
     // MARK: One call
 
@@ -167,14 +169,22 @@ public actor RemoteKMSClient {
     }
 
     private func callerLeft<T>(_ call: Task<Result<T, RemoteKMSError>, Never>, _ purpose: Purpose) async {
-        guard case .cacheable = purpose, withoutCaller < limits.callsWithoutCaller else {
+        guard case .cacheable = purpose, !isClosed, withoutCaller.count < limits.callsWithoutCaller else {
             record.decided(.endedWithCaller)
             return call.cancel()
         }
         record.decided(.outlivedCaller)
-        withoutCaller += 1
+        lastTicket += 1
+        let ticket = lastTicket
+        withoutCaller[ticket] = { call.cancel() }
         _ = await call.value
-        withoutCaller -= 1
+        withoutCaller[ticket] = nil
+    }
+
+    /// Ends the calls that go on without their caller, and lets none do so any more: the daemon ends.
+    public func close() {
+        isClosed = true
+        for cancel in withoutCaller.values { cancel() }
     }
 
     // MARK: The queue
@@ -239,6 +249,7 @@ public actor RemoteKMSClient {
     }
 
     private func keepRate(by deadline: Deadline) async throws(RemoteKMSError) {
+        guard let limiter else { return }
         let left = clock.now.duration(to: deadline.instant) - Self.shortestTry
         switch limiter.book(at: clock.now, atMost: left) {
         case .after(.zero): return
@@ -405,10 +416,10 @@ public actor RemoteKMSClient {
         switch result {
         case .success:
             latency.add(begun.duration(to: now))
-            limiter.answered()
+            limiter?.answered()
         case .failure(let error):
             failure = error
-            if error.code == .throttled { limiter.throttled(for: error.retryAfter, at: now) }
+            if error.code == .throttled { limiter?.throttled(for: error.retryAfter, at: now) }
         }
         record.ended(operation, kind, failure, after: begun.duration(to: now))
     }
@@ -417,6 +428,7 @@ public actor RemoteKMSClient {
     private func pause(after error: RemoteKMSError, by deadline: Deadline) -> Duration? {
         switch error.code {
         case .throttled:
+            guard let limiter else { return error.retryAfter ?? Self.shortestPause }
             let left = clock.now.duration(to: deadline.instant) - Self.shortestTry
             return if case .after(let wait) = limiter.book(at: clock.now, atMost: left) { wait } else { nil }
         case .unavailable, .malformedReply:

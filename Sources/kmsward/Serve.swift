@@ -93,13 +93,15 @@ struct Serve: AsyncParsableCommand {
         for warning in hardening { logger.warning("\(warning)") }
         if let warning = SecureMemory.takeWarning() { logger.warning("\(warning)") }
 
-        let ring = KeyRing(settings.keyRing, logger: logger)
-        let service = KeyService(
-            ring: ring, v2Version: settings.api.v2Version == .v2 ? .v2 : .v2beta1,
-            runtimeVersion: Version.current)
         var plan = try settings.plan(activated: activated)
         if let metrics { plan.endpoint = metrics == "off" ? nil : metrics }
-        let daemon = Daemon(plan, ring: ring, service: service, registry: registry, logger: logger)
+        let daemon = Daemon(plan, registry: registry, logger: logger) { executor in
+            let ring = KeyRing(settings.keyRing, on: executor, logger: logger)
+            let service = KeyService(
+                ring: ring, v2Version: settings.api.v2Version == .v2 ? .v2 : .v2beta1,
+                runtimeVersion: Version.current)
+            return (ring, service)
+        }
         let isClean: Bool
         do throws(StartFailure) {
             isClean = try await daemon.run { socket, endpoint in

@@ -7,7 +7,7 @@ import Synchronization
 ///
 /// It encodes what it wraps, 72 bytes, instead of encrypting it: `version length, version, context, bytes, padding`.
 final class FakeProvider: Provider {
-    enum Operation: Hashable { case describe, wrap, unwrap }
+    enum Operation: Hashable, CaseIterable { case describe, wrap, probe, unwrap }
 
     struct Behaviour {
         var identity: String
@@ -17,24 +17,26 @@ final class FakeProvider: Provider {
         var failures: [Operation: RemoteKMSError] = [:]
         /// Bytes added to every wrapped key.
         var padding = 0
-        /// Whether unwrap gives other bytes than were wrapped.
-        var isLying = false
+        /// Versions whose unwrap gives other bytes than were wrapped.
+        var lies: Set<String> = []
         /// What the version becomes as soon as something is wrapped.
         var versionAfterWrap: String?
         var calls: [Operation: Int] = [:]
         var unwrapped: [[UInt8]] = []
         /// The deadline of the last unwrap.
         var deadline: Deadline?
-        /// The thread of the last unwrap.
-        var thread: pthread_t?
     }
 
     let name = "fake"
+    let storage: KeyStorage
     private let behaviour: Mutex<Behaviour>
     /// Passed by every call; closed, it holds them.
     let gate = Gate()
 
-    init(identity: String = "key-1") { behaviour = Mutex(Behaviour(identity: identity)) }
+    init(identity: String = "key-1", storage: KeyStorage = .service) {
+        behaviour = Mutex(Behaviour(identity: identity))
+        self.storage = storage
+    }
 
     func set(_ change: (inout Behaviour) -> Void) { behaviour.withLock { change(&$0) } }
     func fail(_ operation: Operation, _ code: RemoteKMSError.Code?) {
@@ -73,8 +75,9 @@ final class FakeProvider: Provider {
         _ plaintext: borrowing SecretBytes, context: WrapContext, attempt: Attempt
     ) async throws(RemoteKMSError) -> [UInt8] {
         let bytes = array(plaintext)
-        let now = try await enter(.wrap)
-        if let next = now.versionAfterWrap { rotate(to: next) }
+        // Probes are told from wraps of local KEKs, so that either can fail alone.
+        let now = try await enter(context.purpose == "probe" ? .probe : .wrap)
+        if context.purpose != "probe", let next = now.versionAfterWrap { rotate(to: next) }
         return Self.field(now.version) + Self.field(context.keyID) + bytes
             + [UInt8](repeating: 0, count: now.padding)
     }
@@ -86,7 +89,6 @@ final class FakeProvider: Provider {
         set {
             $0.unwrapped.append(wrapped)
             $0.deadline = attempt.deadline
-            $0.thread = pthread_self()
         }
         guard let version = Self.field(in: wrapped, at: 0),
             let keyID = Self.field(in: wrapped, at: 1 + version.utf8.count), keyID == context.keyID
@@ -95,7 +97,7 @@ final class FakeProvider: Provider {
             throw RemoteKMSError(.keyNotFound, "no version \(version)")
         }
         var bytes = Array(wrapped.dropFirst(2 + version.utf8.count + keyID.utf8.count).prefix(72))
-        if now.isLying, !bytes.isEmpty { bytes[bytes.count - 1] ^= 1 }
+        if now.lies.contains(version), !bytes.isEmpty { bytes[bytes.count - 1] ^= 1 }
         return secret(bytes)
     }
 

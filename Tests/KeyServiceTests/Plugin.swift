@@ -5,6 +5,7 @@ import Logging
 import RemoteKMS
 import SecureMemory
 import Synchronization
+import TestSupport
 
 @testable import KeyService
 
@@ -14,7 +15,7 @@ final class Plugin: Sendable {
     let service: KeyService
     let clock = ManualClock()
     private let seconds: SharedSeconds
-    private let uptime = Mutex(Duration.zero)
+    private let uptime = Uptime()
     private let accepted = Mutex("")
 
     /// `startingAt` is the time of day at start, seconds since 1970.
@@ -27,7 +28,10 @@ final class Plugin: Sendable {
         var settings = settings
         // What a failing backend is asked again and again is the client's matter, and has its own tests.
         for index in settings.keys.indices { settings.keys[index].limits = .local }
-        ring = KeyRing(settings, logger: logger) { seconds.value }
+        let uptime = uptime
+        ring = KeyRing(
+            settings, on: PoolExecutor(), logger: logger, epochSeconds: { seconds.value },
+            uptime: { uptime.value }, random: { 0.5 })
         service = KeyService(ring: ring, v2Version: version, runtimeVersion: "1.2.3", clock: clock)
         self.seconds = seconds
     }
@@ -49,14 +53,18 @@ final class Plugin: Sendable {
         return plugin
     }
 
+    /// Lets time pass, on every clock.
+    func pass(_ duration: Duration) {
+        seconds.add(duration.components.seconds)
+        uptime.add(duration)
+        clock.advance(by: duration)
+    }
+
     /// Lets time pass, then observes every key once.
     func observe(after duration: Duration = .zero) async {
         seconds.add(duration.components.seconds)
-        let now = uptime.withLock { uptime in
-            uptime += duration
-            return uptime
-        }
-        await ring.observeOnce(uptime: now)
+        uptime.add(duration)
+        await ring.observeOnce()
     }
 
     /// Observes until a version that is there now encrypts.
@@ -109,6 +117,12 @@ final class Plugin: Sendable {
     }
 
     var key: KeySnapshot { ring.snapshot()[0] }
+}
+
+private final class Uptime: Sendable {
+    private let state = Mutex(Duration.zero)
+    var value: Duration { state.withLock { $0 } }
+    func add(_ duration: Duration) { state.withLock { $0 += duration } }
 }
 
 private final class SharedSeconds: Sendable {

@@ -158,7 +158,7 @@ struct RotationTests {
         switch step {
         case "wrap": provider.fail(.wrap, .permissionDenied)
         case "unwrap": provider.fail(.unwrap, .permissionDenied)
-        case "lie": provider.set { $0.isLying = true }
+        case "lie": provider.set { $0.lies = ["2"] }
         case "change": provider.set { $0.versionAfterWrap = "3" }
         default: provider.set { $0.padding = 40_000 }
         }
@@ -170,7 +170,7 @@ struct RotationTests {
         provider.fail(.wrap, nil)
         provider.fail(.unwrap, nil)
         provider.set {
-            $0.isLying = false
+            $0.lies = []
             $0.versionAfterWrap = nil
             $0.padding = 0
         }
@@ -185,7 +185,7 @@ struct RotationTests {
     func neverUnproven(_ how: String) async {
         let provider = FakeProvider()
         if how == "lie" {
-            provider.set { $0.isLying = true }
+            provider.set { $0.lies = ["1"] }
         } else {
             provider.fail(.unwrap, .permissionDenied)
         }
@@ -401,7 +401,7 @@ struct RotationTests {
         provider.rotate(to: "2")
         for _ in 0..<4 {
             #expect(try await plugin.status().keyID == first)
-            plugin.clock.advance(by: .seconds(30))
+            plugin.pass(.seconds(30))
             await plugin.clock.untilSleeping()
         }
         #expect(try await plugin.status().keyID != first)

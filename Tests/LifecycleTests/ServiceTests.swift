@@ -2,6 +2,7 @@ import EnvelopeCrypto
 import Logging
 import Observability
 import RemoteKMS
+import TestSupport
 import Testing
 
 @testable import KeyService
@@ -50,7 +51,7 @@ import Testing
         let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
         let ring = KeyRing(
             KeyRingSettings(keys: [KeySettings(name: "primary", provider: provider, suite: .aes256GCM)]),
-            logger: logger)
+            on: PoolExecutor(), logger: logger)
         let manager = RecordingManager()
         let line = StatusLine(
             ring: ring, callsInFlight: { 3 }, longestSilence: .seconds(20), manager: manager, clock: clock,

@@ -1,0 +1,135 @@
+/// Decides from what is seen of a key whether it may be used: no calls, no clock, no locks.
+///
+/// Writing goes on through trouble for as long as it is likely that what is written can be read again: so long after
+/// the last proof. What the service says of the key itself ends it at once.
+public struct KeyHealth: Sendable {
+    /// How long writing goes on without a proof.
+    public struct Limits: Sendable, Equatable {
+        /// While the service cannot be reached, or answers with a fault of its own.
+        public var rideThrough: Duration
+        /// While it refuses us, or the set-up is wrong.
+        public var authGrace: Duration
+        /// While it knows no such key: where the key lives in a file of this host, that is its last word.
+        public var missingKeyGrace: Duration
+        /// After how long without a proof what was unwrapped is wiped.
+        public var forgetAfter: Duration
+
+        /// Limits for a key that lives in `storage`; what was unwrapped is wiped when `rideThrough` is over unless said.
+        public init(
+            rideThrough: Duration, authGrace: Duration, forgetAfter: Duration? = nil,
+            storage: KeyStorage = .service
+        ) {
+            self.rideThrough = rideThrough
+            self.forgetAfter = forgetAfter ?? rideThrough
+            self.authGrace = authGrace
+            missingKeyGrace =
+                switch storage {
+                case .service: authGrace
+                case .file: .zero
+                }
+        }
+    }
+
+    /// What one observation met; nil means that it went well, or was proven by requests meanwhile.
+    public struct Finding: Sendable {
+        /// Reading identity and version.
+        public var look: RemoteKMSError?
+        /// Wrapping something.
+        public var encryption: RemoteKMSError?
+        /// Unwrapping what is to be read again.
+        public var proof: RemoteKMSError?
+        /// Making a new local KEK, refusing a version and the like: told, but what encrypts goes on.
+        public var rotation: RemoteKMSError?
+
+        /// A finding; everything went well unless said.
+        public init(
+            look: RemoteKMSError? = nil, encryption: RemoteKMSError? = nil, proof: RemoteKMSError? = nil,
+            rotation: RemoteKMSError? = nil
+        ) {
+            self.look = look
+            self.encryption = encryption
+            self.proof = proof
+            self.rotation = rotation
+        }
+
+        /// Whether everything went well.
+        public var isClean: Bool { trouble == nil }
+
+        /// The trouble that is told.
+        var trouble: RemoteKMSError? { look ?? encryption ?? proof ?? rotation }
+
+        /// What the service says of the key itself, if it says that it may not be used.
+        var denial: RemoteKMSError? {
+            for case let error? in [look, encryption, proof, rotation] where error.code == .keyDisabled {
+                return error
+            }
+            return nil
+        }
+    }
+
+    private let limits: Limits
+    private var lastEncryption = Duration.zero
+    private var lastProof = Duration.zero
+    private var isMisconfiguredSince: Duration?
+    private var isDeniedSince: Duration?
+    /// Why nothing is written any more; nil while it is.
+    public private(set) var stopped: RemoteKMSError?
+    /// The trouble that was met last, the one that ends writing first.
+    public private(set) var trouble: RemoteKMSError?
+    /// How long writing goes on if the trouble lasts, as of the last observation; nil if it has no limit.
+    public private(set) var writesStopIn: Duration?
+    /// Whether what was unwrapped with this key must be wiped: the service has said twice that the key may not be used, or has
+    /// not been seen to decrypt for as long as that may be ridden out.
+    public private(set) var mustForget = false
+
+    /// How far apart the service must say twice that the key is disabled, to be believed for good.
+    private static let denialConfirmedAfter = Duration.seconds(30)
+
+    init(_ limits: Limits) { self.limits = limits }
+
+    /// A local KEK was taken up at `now`, after its unwrap was proven.
+    mutating func activated(at now: Duration) { observed(Finding(), at: now) }
+
+    /// An observation ended.
+    mutating func observed(_ finding: Finding, at now: Duration) {
+        if finding.encryption == nil { lastEncryption = now }
+        if finding.proof == nil { lastProof = now }
+        // The file of provider `local` unwraps from memory for ever, and a restart would lose what is written:
+        // so here the trouble itself is timed.
+        isMisconfiguredSince = finding.look?.code == .misconfigured ? isMisconfiguredSince ?? now : nil
+        isDeniedSince = finding.denial == nil ? nil : isDeniedSince ?? now
+
+        var bounds: [(error: RemoteKMSError, left: Duration)] = []
+        if let denial = finding.denial { bounds.append((denial, .zero)) }
+        if let proof = finding.proof { bounds.append((proof, limit(of: proof.code) - (now - lastProof))) }
+        if let encryption = finding.encryption {
+            bounds.append((encryption, limit(of: encryption.code) - (now - lastEncryption)))
+        }
+        if let look = finding.look, let since = isMisconfiguredSince {
+            bounds.append((look, limits.authGrace - (now - since)))
+        }
+        let nearest = bounds.min { $0.left < $1.left }
+        if let nearest, nearest.left <= .zero {
+            stopped = nearest.error
+        } else if finding.proof == nil && finding.encryption == nil {
+            // Once stopped, only proofs let it go on: not a change from one trouble to a milder one.
+            stopped = nil
+        }
+        trouble = stopped ?? nearest?.error ?? finding.trouble
+        writesStopIn = stopped == nil ? nearest?.left : .zero
+        mustForget =
+            isDeniedSince.map { now - $0 >= Self.denialConfirmedAfter } ?? false
+            || now - lastProof >= limits.forgetAfter
+    }
+
+    /// How long writing goes on after the last proof, while proofs fail with `code`.
+    private func limit(of code: RemoteKMSError.Code) -> Duration {
+        switch code {
+        case .deadlineExceeded, .unavailable, .throttled, .malformedReply: limits.rideThrough
+        case .unauthenticated, .permissionDenied, .misconfigured: limits.authGrace
+        case .keyNotFound: limits.missingKeyGrace
+        // Said of the key itself, or of what new ciphertexts would carry: they could not be read again.
+        case .keyDisabled, .invalidCiphertext: .zero
+        }
+    }
+}

@@ -67,6 +67,9 @@ let package = Package(
             "LocalProvider", path: "Sources/Providers/Local",
             ["RemoteKMS", "EnvelopeCrypto", "SecureMemory", "CShims"]),
         room(
+            "JDCloudProvider", path: "Sources/Providers/JDCloud",
+            ["RemoteKMS", "HTTPTransport", "RequestSigning", "SecureMemory"]),
+        room(
             "KeyService",
             [
                 "KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "DEKCache", "Observability",
@@ -80,7 +83,7 @@ let package = Package(
                 metrics,
             ]),
         room("DEKCache", ["SecureMemory", "Observability", metrics]),
-        room("Configuration", ["CYAML", "CShims"]),
+        room("Configuration", ["CYAML", "CShims", "SecureMemory"]),
         room("Observability", ["CSystemd", "CEvent", "CShims", "Threads", logging, metrics]),
         room(
             "Lifecycle",
@@ -95,7 +98,8 @@ let package = Package(
             name: "kmsward",
             dependencies: [
                 "SecureMemory", "EnvelopeCrypto", "KMSWire", "GRPCEngine", "SocketAcceptance", "RemoteKMS",
-                "LocalProvider", "KeyService", "RequestDecoding", "Configuration", "Observability",
+                "LocalProvider", "JDCloudProvider", "HTTPTransport", "KeyService", "RequestDecoding",
+                "Configuration", "Observability",
                 "Lifecycle",
                 "Doctor", "CShims", logging, metrics, argumentParser,
             ],
@@ -110,7 +114,9 @@ let package = Package(
         tests("SocketAcceptance", ["CShims", logging]),
         tests("RemoteKMS", ["SecureMemory", metrics]),
         tests("HTTPTransport", ["SecureMemory", "Threads"], exclude: ["Python"]),
-        tests("LocalProvider", ["RemoteKMS", "EnvelopeCrypto", "SecureMemory"]),
+        room("ProviderConformance", path: "Tests/ProviderConformance", ["RemoteKMS", "SecureMemory"]),
+        tests("LocalProvider", ["ProviderConformance", "RemoteKMS", "EnvelopeCrypto", "SecureMemory"]),
+        tests("JDCloudProvider", ["HTTPTransport", "ProviderConformance", "RemoteKMS", "SecureMemory"]),
         tests(
             "KeyService",
             [

@@ -185,9 +185,10 @@ class Connection(asyncio.Protocol):
     def reset(self):
         """Ends the connection with RST."""
         if self.is_open:
-            self.transport.get_extra_info("socket").setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-            )
+            # None where the transport has closed already and its end is not told yet.
+            peer = self.transport.get_extra_info("socket")
+            if peer is not None:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
 
 

@@ -1,0 +1,193 @@
+import Glibc
+import RemoteKMS
+import SecureMemory
+import Synchronization
+import Testing
+
+@testable import JDCloudProvider
+
+/// Time that passes when the test says so; who sleeps on it wakes when cancelled.
+private final class StoppedClock: DeadlineClock, Sendable {
+    typealias Instant = ContinuousClock.Instant
+    private let time = Mutex(ContinuousClock.now)
+    var now: Instant { time.withLock { $0 } }
+    var minimumResolution: Duration { .zero }
+    func advance(by duration: Duration) { time.withLock { $0 += duration } }
+    func sleep(until deadline: Instant, tolerance: Duration?) async throws {
+        try await ContinuousClock().sleep(until: .now + .seconds(3600))
+    }
+}
+
+/// A source that says what the test tells it to, and counts.
+private final class ScriptedSource: CredentialSource {
+    private let state = Mutex((answers: [Result<FetchedCredentials, RemoteKMSError>](), fetches: 0))
+
+    var fetches: Int { state.withLock { $0.fetches } }
+
+    func next(_ name: String, lifetime: Duration? = nil) {
+        let credentials = Credentials(accessKey: name, secretKey: SharedSecret(secret("sk")))
+        state.withLock {
+            $0.answers.append(.success(FetchedCredentials(credentials: credentials, lifetime: lifetime)))
+        }
+    }
+
+    func nextFails() { state.withLock { $0.answers.append(.failure(RemoteKMSError(.unavailable, "down"))) } }
+
+    func fetch(by deadline: Deadline) async throws(RemoteKMSError) -> FetchedCredentials {
+        let answer = state.withLock { state in
+            state.fetches += 1
+            return state.answers.isEmpty
+                ? .failure(RemoteKMSError(.unavailable, "no more")) : state.answers.removeFirst()
+        }
+        return try answer.get()
+    }
+}
+
+@Suite("Credentials", .timeLimit(.minutes(1)))
+struct CredentialTests {
+    private let clock = StoppedClock()
+    private let source = ScriptedSource()
+    private var deadline: Deadline { Deadline(clock.now + .seconds(3)) }
+
+    private func keeper() -> CredentialKeeper { CredentialKeeper(source, clock: clock) }
+
+    @Test("one fetch serves all who wait for it")
+    func oneFlight() async throws {
+        source.next("a")
+        let (keeper, deadline) = (keeper(), deadline)
+        try await withThrowingTaskGroup { group in
+            for _ in 0..<50 {
+                group.addTask { try await keeper.credentials(by: deadline).credentials.accessKey }
+            }
+            for try await name in group { #expect(name == "a") }
+        }
+        #expect(source.fetches == 1)
+    }
+
+    @Test("credentials that end soon are renewed while they still serve, and nobody waits")
+    func aheadOfTheEnd() async throws {
+        source.next("a", lifetime: .seconds(3600))
+        source.next("b", lifetime: .seconds(3600))
+        let keeper = keeper()
+        #expect(try await keeper.credentials(by: deadline).credentials.accessKey == "a")
+        clock.advance(by: .seconds(2999))
+        #expect(try await keeper.credentials(by: deadline).credentials.accessKey == "a")
+        #expect(source.fetches == 1)
+        clock.advance(by: .seconds(2))
+        #expect(try await keeper.credentials(by: deadline).credentials.accessKey == "a")
+        while try await keeper.credentials(by: deadline).credentials.accessKey == "a" { await Task.yield() }
+        #expect(source.fetches == 2)
+        #expect(await keeper.timeLeft == .seconds(3600))
+    }
+
+    @Test("a renewal that fails leaves the old ones in use to their end, and is repeated")
+    func failedRenewal() async throws {
+        source.next("a", lifetime: .seconds(3600))
+        let keeper = keeper()
+        _ = try await keeper.credentials(by: deadline)
+        clock.advance(by: .seconds(3100))
+        #expect(try await keeper.credentials(by: deadline).credentials.accessKey == "a")
+        while source.fetches < 2 { await Task.yield() }
+        clock.advance(by: .seconds(3))
+        #expect(try await keeper.credentials(by: deadline).credentials.accessKey == "a")
+        while source.fetches < 3 { await Task.yield() }
+        clock.advance(by: .seconds(3600))
+        let late = await failure { () throws(RemoteKMSError) in _ = try await keeper.credentials(by: deadline)
+        }
+        #expect(late?.code == .unavailable)
+    }
+
+    @Test("a source that fails is not asked by each call")
+    func pause() async throws {
+        source.nextFails()
+        source.next("a")
+        let keeper = keeper()
+        for _ in 0..<10 {
+            let error = await failure { () throws(RemoteKMSError) in
+                _ = try await keeper.credentials(by: deadline)
+            }
+            #expect(error?.code == .unavailable)
+        }
+        #expect(source.fetches == 1)
+        clock.advance(by: .seconds(2))
+        #expect(try await keeper.credentials(by: deadline).credentials.accessKey == "a")
+    }
+
+    @Test(
+        "refused credentials are fetched once for all that they were refused to; the same ones are no others")
+    func renew() async throws {
+        for name in ["a", "b", "b"] { source.next(name) }
+        let (keeper, deadline) = (keeper(), deadline)
+        let first = try await keeper.credentials(by: deadline)
+        await withTaskGroup { group in
+            for _ in 0..<20 { group.addTask { await keeper.renew(after: first.generation, by: deadline) } }
+            for await isOther in group { #expect(isOther) }
+        }
+        #expect(source.fetches == 2)
+        let second = try await keeper.credentials(by: deadline)
+        #expect(second.credentials.accessKey == "b")
+        #expect(await keeper.renew(after: second.generation, by: deadline) == false)
+    }
+
+    @Test("files are read again when they change; a bad file is said and leaves the old credentials in use")
+    func files() async throws {
+        var template = Array("/tmp/kmsward-test-XXXXXX".utf8CString)
+        let folder = unsafe String(cString: mkdtemp(&template))
+        let files = CredentialFiles(accessKey: folder + "/ak", secretKey: folder + "/sk")
+        defer { for path in [files.accessKey, files.secretKey, folder] { _ = unsafe remove(path) } }
+        let source = FileCredentials(files)
+        let keeper = CredentialKeeper(source, clock: clock)
+
+        let missing = await failure { () throws(RemoteKMSError) in
+            _ = try await keeper.credentials(by: deadline)
+        }
+        #expect(missing?.code == .misconfigured)
+        #expect(missing?.summary == "credential file \(folder)/ak cannot be read: No such file or directory")
+
+        write(" AKONE \n", to: files.accessKey)
+        write("first-secret\n", to: files.secretKey)
+        clock.advance(by: .seconds(2))
+        let first = try await keeper.credentials(by: deadline)
+        #expect(first.credentials.accessKey == "AKONE")
+        let isSecret = first.credentials.secretKey.bytes.isEqual(to: secret("first-secret"))
+        #expect(isSecret)
+
+        write("two words", to: files.secretKey)
+        #expect(try await keeper.credentials(by: deadline).generation == first.generation)
+        let bad = await failure { () throws(RemoteKMSError) in _ = try await source.fetch(by: deadline) }
+        #expect(bad?.description.contains("two words") == false && bad?.summary.contains("/sk") == true)
+
+        write("AKTWO", to: files.accessKey)
+        write("second-secret-is-longer", to: files.secretKey)
+        let second = try await keeper.credentials(by: deadline)
+        #expect(second.credentials.accessKey == "AKTWO" && second.generation > first.generation)
+        #expect(source.hasChanged() == false)
+    }
+
+    @Test("the environment is read by the names that JD Cloud's tools use")
+    func environment() async throws {
+        for (variables, expected) in [
+            (
+                [
+                    "JDCLOUD_ACCESS_KEY_ID": "A", "JDCLOUD_SECRET_ACCESS_KEY": "s",
+                    "JDCLOUD_SESSION_TOKEN": "t",
+                ], "A"
+            ),
+            (["JDCLOUD_AK": "B", "JDCLOUD_SK": "s"], "B"),
+            (["JDC_ACCESS_KEY": "C", "JDC_SECRET_KEY": "s"], "C"),
+            (["JDCLOUD_ACCESS_KEY_ID": "A", "JDCLOUD_SK": "s"], nil), ([:], nil),
+            (["JDCLOUD_AK": "B B", "JDCLOUD_SK": "s"], nil),
+        ] as [([String: String], String?)] {
+            let source = EnvironmentCredentials { variables[$0] }
+            let fetched = try? await source.fetch(by: deadline)
+            #expect(fetched?.credentials.accessKey == expected)
+            #expect((fetched?.credentials.sessionToken != nil) == (expected == "A"))
+        }
+    }
+
+    private func write(_ text: String, to path: String) {
+        let file = unsafe open(path, O_WRONLY | O_CREAT | O_TRUNC, 0o600)
+        precondition(unsafe Glibc.write(file, text, text.utf8.count) == text.utf8.count)
+        close(file)
+    }
+}

@@ -7,7 +7,7 @@ RUN_DIR ?= .run
 METRICS ?= 127.0.0.1:9464
 
 .DEFAULT_GOAL := help
-.PHONY: help deps test-deps build run demo test unit-test end-to-end-test lint format reference bench sanitize clean
+.PHONY: help deps test-deps build run demo demo-jdcloud test unit-test end-to-end-test lint format reference bench sanitize clean
 
 help: ## Say what the targets do
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -27,6 +27,9 @@ run: build ## Serve with an embedded key, in the foreground; state in RUN_DIR=.r
 
 demo: build ## Serve, play the API server once through both APIs, show each step, end
 	@ops/dev/demo $(BINARY)
+
+demo-jdcloud: build test-deps ## The same with a fake JD Cloud that fails meanwhile
+	@ops/dev/demo-jdcloud $(BINARY) $(VENV)/bin/python
 
 test: unit-test end-to-end-test ## Run every test
 

@@ -65,9 +65,11 @@ public enum ConfigurationReference {
         3. a command-line flag, where there is one. `--dev` takes the place of a file: it uses the defaults with the
            socket, one key file and the state directory below `--run-dir`.
 
-        Environment variables are never read. `kmsward config print FILE` shows what comes out of it, with a comment
-        at every value that is a default. A secret would be redacted there and in every message, but no option of this
-        version is one: keys stand in files of their own, and a path is no secret.
+        Environment variables are read only where an option says so: for a proxy, and for JD Cloud credentials. `kmsward
+        config print FILE` shows what comes out of it, with a comment at every value that is a default. Secrets are
+        redacted there and in every message. The JSON file of JD Cloud's own plugin is taken as it is
+        ([migrate-from-jdcloud-plugin.md](migrate-from-jdcloud-plugin.md)); `kmsward config convert FILE` prints what it
+        means in the form described here.
 
         ## How the file is read
 

@@ -103,8 +103,15 @@ enum Schema {
                 Alternatives.Block(name: "local") { key in
                     switch key.provider {
                     case .local: true
+                    case .jdcloud: false
                     }
-                }
+                },
+                Alternatives.Block(name: "jdcloud") { key in
+                    switch key.provider {
+                    case .local: false
+                    case .jdcloud: true
+                    }
+                },
             ]),
         [
             Option(
@@ -135,7 +142,8 @@ enum Schema {
                 "ride_through", \.rideThrough, .duration(.zero...(.seconds(7 * 86_400))),
                 """
                 How long Encrypt and Status go on while the key's backend does not answer, counted from the last proof that \
-                it decrypts; 0s stops at the first failed proof. What is known to the process is read in any case.
+                it decrypts; 0s stops at the first failed proof. With `write_format: compatible`, which cannot write \
+                meanwhile, it is 2m when left out. What is known to the process is read in any case.
                 """),
             Option(
                 "auth_grace", \.authGrace, .duration(.zero...(.seconds(86_400))),
@@ -143,6 +151,15 @@ enum Schema {
                 The same while the backend refuses the daemon, or the key's set-up is wrong: a key file that is missing, \
                 damaged or older than before.
                 """),
+            Option(
+                "write_format", \.writeFormat, .choice,
+                """
+                `envelope` seals here, so that writing goes on through an outage and costs no remote call; `compatible` \
+                writes what the provider's own plugin writes, so that it can take over again.
+                """),
+            Option(
+                "accept_formats", \.acceptFormats, .list("formats", of: .choice, atMost: 2),
+                "Which ciphertexts are read; those of `write_format` alone when left empty."),
             Option(
                 "local_kek.max_age", \.localKEK.maxAge, .duration(.seconds(60)...(.seconds(3650 * 86_400))),
                 "The age at which a new local key-encryption key is made. Soft: a failed renewal never stops writes."
@@ -153,7 +170,7 @@ enum Schema {
             Option(
                 "local.file", \.local.file, .path, required: true,
                 "The key file, made by `kmsward key init`. Readable by the daemon's user alone."),
-        ])
+        ] + jdcloud)
 
     /// The blocks in the order of the reference page, with a line on each.
     static let sections: [(path: String, text: String)] = [
@@ -166,13 +183,16 @@ enum Schema {
         ("", "Options at the top level of the file."),
         (
             "keys[]",
-            "One block per key, each beginning with `- `. Exactly one provider block per key: `local`."
+            "One block per key, each beginning with `- `. Exactly one provider block per key: `local` or `jdcloud`."
         ),
         (
             "keys[].local_kek",
             "The local key-encryption key: wrapped by the provider's key, it seals the objects."
         ),
         ("keys[].local", "Provider: a key file on this machine."),
+        ("keys[].jdcloud", "Provider: a key of JD Cloud KMS."),
+        ("keys[].jdcloud.credentials", "What requests to JD Cloud are signed with."),
+        ("keys[].jdcloud.credentials.role", "A role that is assumed with them."),
         ("rotation", "When a changed key is noticed and taken over."),
         ("limits", "Bounds of the work in hand."),
         ("metrics", "The endpoint for Prometheus and health checks."),
@@ -184,7 +204,7 @@ enum Schema {
 // MARK: - Kinds that only this file format has
 
 extension Schema {
-    private static let socketPath = Kind<String>.text(
+    static let socketPath = Kind<String>.text(
         "a path, unix:///PATH or \"@NAME\", of 1 to 107 bytes", bytes: 1...4096
     ) { text throws(Refusal) in
         var socket = Settings.Socket()
@@ -364,6 +384,19 @@ extension Settings {
                 checkAbsolute(local.file, at: "\(path).local.file", &pass)
                 checkUnique(
                     local.file, at: "\(path).local.file", as: "file", "two keys cannot be one key file")
+                if key.writeFormat == .compatible || key.acceptFormats.contains(.compatible),
+                    let mark = pass.marks["\(path).write_format"] ?? pass.marks["\(path).accept_formats"]
+                {
+                    pass.error(
+                        "\(path).write_format", at: mark,
+                        "provider local has no other plugin to be compatible with")
+                }
+            case .jdcloud(let jdcloud):
+                jdcloud.check(at: "\(path).jdcloud", &pass)
+                if let file = jdcloud.caFile { checkAbsolute(file, at: "\(path).jdcloud.ca_file", &pass) }
+                checkUnique(
+                    "\(jdcloud.realm)/\(jdcloud.keyID)", at: "\(path).jdcloud.key_id", as: "JD Cloud key",
+                    "two keys cannot be one")
             }
             for (position, identity) in key.acceptIdentities.enumerated() {
                 checkUnique(

@@ -109,18 +109,23 @@ extension Settings {
     /// Tries to open each file that the settings name and the daemon only reads; what cannot be read is an error.
     ///
     /// For `config check` on the machine and as the user that the file is for. Reads nothing.
-    public func unreadableFiles() -> [Diagnostic] {
-        keys.enumerated().compactMap { index, key in
-            let (path, file) =
-                switch key.provider {
-                case .local(let local): ("keys[\(index)].local.file", local.file)
-                }
+    public func unreadableFiles() -> [Diagnostic] { keys.indices.flatMap(unreadableFiles(ofKeyAt:)) }
+
+    /// The same for one key.
+    public func unreadableFiles(ofKeyAt index: Int) -> [Diagnostic] {
+        let files =
+            switch keys[index].provider {
+            case .local(let local): [("local.file", local.file)]
+            case .jdcloud(let jdcloud): jdcloud.files.map { ("jdcloud.\($0.option)", $0.path) }
+            }
+        return files.compactMap { option, file in
             let handle = unsafe open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
             guard handle < 0 else {
                 close(handle)
                 return nil
             }
-            return diagnostic(.error, about: path, "\(quoted(file)) cannot be read: \(reason(errno))")
+            return diagnostic(
+                .error, about: "keys[\(index)].\(option)", "\(quoted(file)) cannot be read: \(reason(errno))")
         }
     }
 }

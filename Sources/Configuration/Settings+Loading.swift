@@ -15,9 +15,14 @@ extension Settings {
         // After a syntax error half a tree would only yield false alarms.
         if root != nil || syntax.isEmpty {
             let empty = Node(mark: Mark.start, content: .scalar(Scalar(text: "", isPlain: true)))
-            let decoded = Schema.file.decode(root ?? empty, path: "", owner: .start, &pass)
-            decoded.check(&pass)
-            settings = decoded
+            if let root, SeedFile.isSeed(root) {
+                settings = SeedFile.decode(root, &pass)
+            } else {
+                var decoded = Schema.file.decode(root ?? empty, path: "", owner: .start, &pass)
+                decoded.settleRideThrough(pass)
+                decoded.check(&pass)
+                settings = decoded
+            }
         }
         let diagnostics = pass.problems.enumerated()
             .sorted { ($0.element.mark, $0.offset) < ($1.element.mark, $1.offset) }
@@ -38,7 +43,20 @@ extension Settings {
     ) throws(ConfigurationError) -> (settings: Settings, warnings: [Diagnostic]) {
         let (settings, diagnostics) = parse(bytes: try read(path), name: path)
         guard let settings else { throw ConfigurationError(diagnostics) }
-        return (settings, diagnostics)
+        return (settings, diagnostics + settings.exposed(in: path))
+    }
+
+    /// Says that others can read the secrets of a file, if they can.
+    private func exposed(in path: String) -> [Diagnostic] {
+        var facts = stat()
+        guard holdsSecrets, unsafe stat(path, &facts) == 0, facts.st_mode & 0o077 != 0 else { return [] }
+        let mode = String(facts.st_mode & 0o777, radix: 8)
+        return [
+            Diagnostic(
+                .warning, at: FilePosition(nil, in: path),
+                "it holds a secret key and its mode is 0\(mode), so others than its owner can use it; chmod 600, or put the secret key into a file of its own"
+            )
+        ]
     }
 
     /// The file's bytes, one more than the limit at most.

@@ -140,6 +140,16 @@ extension Settings {
         public enum Provider: Sendable, Equatable {
             /// A file on this machine.
             case local(LocalProvider)
+            /// JD Cloud KMS.
+            case jdcloud(JDCloudProvider)
+        }
+
+        /// How ciphertexts are written.
+        public enum Format: String, Sendable, CaseIterable {
+            /// Kmsward's own: sealed here, under a key that the provider wrapped.
+            case envelope
+            /// That of the provider's other plugin: what the provider returns.
+            case compatible
         }
 
         /// The name in metrics and logs: 1 to 63 of `a-z`, `0-9` and `-`.
@@ -156,6 +166,10 @@ extension Settings {
         public var rideThrough = Duration.seconds(86_400)
         /// The same while the backend refuses the daemon, or the key's set-up is wrong.
         public var authGrace = Duration.seconds(15 * 60)
+        /// How new ciphertexts are written.
+        public var writeFormat = Format.envelope
+        /// Which ciphertexts are read; none given means those of `writeFormat`.
+        public var acceptFormats: [Format] = []
         /// How long one local key-encryption key is used.
         public var localKEK = LocalKEK()
         /// Where the key-encryption key lives.
@@ -171,6 +185,7 @@ extension Settings {
             get {
                 switch provider {
                 case .local(let local): local
+                case .jdcloud: LocalProvider(file: "")
                 }
             }
             set { provider = .local(newValue) }

@@ -2,6 +2,7 @@ internal import ArgumentParser
 internal import Configuration
 internal import EnvelopeCrypto
 private import Glibc
+private import HTTPTransport
 private import LocalProvider
 private import SocketAcceptance
 
@@ -9,7 +10,7 @@ private import SocketAcceptance
 struct ConfigCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "config", abstract: "Check, print and explain configuration files.",
-        subcommands: [Check.self, Print.self, Reference.self])
+        subcommands: [Check.self, Print.self, Convert.self, Reference.self])
 
     /// `kmsward config check FILE`.
     struct Check: ParsableCommand {
@@ -50,6 +51,33 @@ struct ConfigCommand: ParsableCommand {
         func run() throws { print(try loadSettings(file).yaml(), terminator: "") }
     }
 
+    /// `kmsward config convert FILE`.
+    struct Convert: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "convert",
+            abstract:
+                "Print the YAML form of the JSON file of JD Cloud's plugin, secrets in files of their own.",
+            discussion: """
+                No secret is printed: the comment at the top says which files to make. A YAML file is taken as well.
+                """)
+
+        @Argument(help: ArgumentHelp("The file.", valueName: "file"), completion: .file())
+        var file: String
+
+        @Option(help: ArgumentHelp("Where the files with the secrets will be.", valueName: "directory"))
+        var secretsDirectory = "/etc/kmsward"
+
+        func run() throws {
+            let (settings, files) = try loadSettings(file).withSecretsInFiles(below: secretsDirectory)
+            if !files.isEmpty {
+                print("# Make these first, readable for the daemon's user alone, with one value each, as in:")
+                print("#   (umask 077; jq -rj .AccessKey \(file) > \(files[0]))")
+                for file in files { print("#   \(file)") }
+            }
+            print(settings.yaml(), terminator: "")
+        }
+    }
+
     /// `kmsward config reference`.
     struct Reference: ParsableCommand {
         static let configuration = CommandConfiguration(
@@ -85,20 +113,32 @@ extension Settings {
                     "the OpenSSL of this machine does not have \(key.suite.rawValue); "
                         + "use sm4-ctr-hmac-sm3, or an OpenSSL that has it"))
         }
+        for (index, key) in keys.enumerated() {
+            guard case .jdcloud(let jdcloud) = key.provider else { continue }
+            for (option, url) in jdcloud.urls {
+                do throws(HTTPFailure) { _ = try HTTPOrigin(parsing: url) } catch {
+                    problems.append(
+                        diagnostic(
+                            .error, about: "keys[\(index)].jdcloud.\(option)",
+                            "it is neither a host nor an address, perhaps with a port"))
+                }
+            }
+        }
         return problems
     }
 }
 
 extension Settings {
-    /// What the daemon would say of the key files, as this user.
+    /// What the daemon would say of the files of its keys, as this user.
     func unusableKeys() -> [Diagnostic] {
-        keys.enumerated().compactMap { index, key in
+        keys.enumerated().flatMap { index, key in
             switch key.provider {
             case .local(let local):
                 do throws(LocalKeyFileError) { _ = try LocalKeyFile.load(at: local.file) } catch {
-                    return diagnostic(.error, about: "keys[\(index)].local.file", "\(error)")
+                    return [diagnostic(.error, about: "keys[\(index)].local.file", "\(error)")]
                 }
-                return nil
+                return []
+            case .jdcloud: return unreadableFiles(ofKeyAt: index)
             }
         }
     }

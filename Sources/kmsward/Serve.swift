@@ -93,10 +93,12 @@ struct Serve: AsyncParsableCommand {
         for warning in hardening { logger.warning("\(warning)") }
         if let warning = SecureMemory.takeWarning() { logger.warning("\(warning)") }
 
+        var transports = Transports()
+        let keys = try settings.keyRing(&transports)
         var plan = try settings.plan(activated: activated)
         if let metrics { plan.endpoint = metrics == "off" ? nil : metrics }
         let daemon = Daemon(plan, registry: registry, logger: logger) { executor in
-            let ring = KeyRing(settings.keyRing, on: executor, logger: logger)
+            let ring = KeyRing(keys, on: executor, logger: logger)
             let service = KeyService(
                 ring: ring, v2Version: settings.api.v2Version == .v2 ? .v2 : .v2beta1,
                 runtimeVersion: Version.current)
@@ -112,9 +114,11 @@ struct Serve: AsyncParsableCommand {
             }
         } catch {
             logger.critical("\(error)\(dev ? "; with --dev, see --run-dir and --metrics" : "")")
+            await transports.close()
             log.close(within: .seconds(2))
             throw error.isConfiguration ? ExitCode.brokenConfiguration : ExitCode.failure
         }
+        await transports.close()
         log.close(within: .seconds(2))
         guard isClean else { throw ExitCode.failure }
     }

@@ -11,16 +11,29 @@ internal import SocketAcceptance
 // The settings of the file as each room wants them.
 
 extension Settings {
-    /// The keys.
-    var keyRing: KeyRingSettings {
-        KeyRingSettings(
-            keys: keys.map { key in
+    /// The keys; says on standard error which cannot be reached as they are configured, and exits 78.
+    func keyRing(_ transports: inout Transports) throws -> KeyRingSettings {
+        // Keys of one credential at one endpoint share what the service lets through.
+        var limiters: [String: ThrottleLimiter] = [:]
+        for case let owner? in keys.map(\.rateOwner) { limiters[owner] = ThrottleLimiter() }
+        var providers: [any Provider] = []
+        for (index, key) in keys.enumerated() {
+            do throws(RemoteKMSError) { providers.append(try backend(of: key, &transports)) } catch {
+                printError("\(diagnostic(.error, about: "keys[\(index)]", "\(error)"))")
+                throw ExitCode.brokenConfiguration
+            }
+        }
+        return KeyRingSettings(
+            keys: zip(keys, providers).map { key, provider in
                 KeySettings(
-                    name: key.name, provider: backend(of: key), suite: key.cryptoSuite,
+                    name: key.name, provider: provider, suite: key.cryptoSuite,
+                    writeFormat: key.writeFormat.ofCiphertexts,
+                    acceptFormats: Set((key.acceptFormats + [key.writeFormat]).map(\.ofCiphertexts)),
                     epoch: UInt32(key.epoch),
                     acceptIdentities: key.acceptIdentities, adoptKeyIDs: key.adoptKeyIDs,
                     localKEKMaximumAge: key.localKEK.maxAge, localKEKMaximumUses: key.localKEK.maxUses,
-                    rideThrough: key.rideThrough, authGrace: key.authGrace)
+                    rideThrough: key.rideThrough, authGrace: key.authGrace,
+                    limiter: key.rateOwner.flatMap { limiters[$0] })
             },
             clusterContext: clusterContext, stateDirectory: stateDirectory,
             observeEvery: rotation.observeEvery,
@@ -62,9 +75,32 @@ extension Settings {
 }
 
 /// Where the key lives; outside of the extensions, in which the provider's settings have the provider's name.
-private func backend(of key: Settings.Key) -> any Provider {
+private func backend(
+    of key: Settings.Key, _ transports: inout Transports
+) throws(RemoteKMSError) -> any Provider {
     switch key.provider {
     case .local(let local): LocalProvider(path: local.file)
+    case .jdcloud(let jdcloud): try jdcloud.provider(&transports)
+    }
+}
+
+extension Settings.Key.Format {
+    /// The format as the room of keys names it.
+    fileprivate var ofCiphertexts: CiphertextFormat {
+        switch self {
+        case .envelope: .envelope
+        case .compatible: .compatible
+        }
+    }
+}
+
+extension Settings.Key {
+    /// Names whom the service counts the calls of this key for; nil where nobody counts.
+    fileprivate var rateOwner: String? {
+        guard case .jdcloud(let jdcloud) = provider else { return nil }
+        let credentials = jdcloud.credentials
+        let names = [credentials.accessKey, credentials.accessKeyFile, credentials.role.jrn].map { $0 ?? "" }
+        return ([jdcloud.endpoint, credentials.source.rawValue] + names).joined(separator: " ")
     }
 }
 

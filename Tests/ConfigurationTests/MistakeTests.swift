@@ -57,7 +57,7 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
                 + "state_directory, keys, rotation, limits, metrics, log, memory"),
         Mistake(
             "an unknown provider", "keys:\n  - name: a\n    vault:\n      mount: transit\n",
-            "3:5: error: keys[0].vault: unknown provider block; this version has local"),
+            "3:5: error: keys[0].vault: unknown provider block; this version has local, jdcloud"),
         Mistake(
             "a misspelt provider", "keys:\n  - name: a\n    locl: { file: /k }\n",
             "3:5: error: keys[0].locl: unknown option; did you mean local?"),
@@ -125,7 +125,8 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
         Mistake(
             "text for a key", "keys: [primary]\n",
             "1:8: error: keys[0]: expected NAME: VALUE lines, found \"primary\"; this block takes name, suite, epoch, "
-                + "accept_identities, adopt_key_ids, ride_through, auth_grace, local_kek, local",
+                + "accept_identities, adopt_key_ids, ride_through, auth_grace, write_format, accept_formats, local_kek, local, "
+                + "jdcloud",
         ),
         Mistake(
             "text for the whole file", "hello\n",
@@ -282,7 +283,7 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
         Mistake(
             "a key without a name and a provider", "keys:\n  - suite: aes-256-gcm\n",
             "2:5: error: keys[0].name: missing; expected 1 to 63 of a-z, 0-9 and -",
-            "2:5: error: keys[0]: no provider block; give exactly one of local"),
+            "2:5: error: keys[0]: no provider block; give exactly one of local, jdcloud"),
         Mistake(
             "a provider without its file", "keys:\n  - name: a\n    local:\n",
             "3:5: error: keys[0].local.file: missing; expected a path of 1 to 4095 bytes"),
@@ -440,7 +441,7 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
                 + "found \"0777\"; any user of this machine could use the keys; set socket.group or allow.uids instead",
             "7:3: error: socket.colour: unknown option; socket takes path, mode, owner, group, max_connections, "
                 + "handshake_timeout",
-            "9:5: error: keys[0]: no provider block; give exactly one of local",
+            "9:5: error: keys[0]: no provider block; give exactly one of local, jdcloud",
             "9:11: error: keys[0].name: expected 1 to 63 of a-z, 0-9 and -, found \"A\"",
             "10:12: error: keys[0].suite: expected one of aes-256-gcm, sm4-ctr-hmac-sm3, sm4-gcm, found \"rot13\"",
             "11:5: error: keys[1].name: missing; expected 1 to 63 of a-z, 0-9 and -",

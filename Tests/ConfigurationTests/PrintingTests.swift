@@ -44,6 +44,8 @@ import Testing
                     adopt_key_ids: [] # default
                     ride_through: 1d # default
                     auth_grace: 15m # default
+                    write_format: envelope # default
+                    accept_formats: [] # default
                     local_kek:
                       max_age: 30d # default
                       max_uses: 4294967296 # default

@@ -1,0 +1,112 @@
+/// The JSON file of JD Cloud's own Kubernetes plugin, which kmsward takes the place of.
+struct SeedFile: Sendable {
+    enum Schema: String, Sendable, CaseIterable {
+        case https, http
+    }
+
+    var accessKey = ""
+    var secretKey: Settings.Secret?
+    var endpoint = ""
+    var keyID = ""
+    var schema = Schema.https
+    var socketPath = ""
+    var isDebugging = false
+
+    private static let table = Table(
+        blank: SeedFile(),
+        [
+            Option("AccessKey", \.accessKey, Configuration.Schema.accessKey, required: true, ""),
+            Option(
+                "SecretKey", \.secretKey, .optional(Configuration.Schema.secretKey), required: true,
+                secret: true, ""),
+            Option("KmsEndpoint", \.endpoint, Configuration.Schema.host, required: true, ""),
+            Option("KmsKeyId", \.keyID, Configuration.Schema.keyIdentifier, required: true, ""),
+            Option("KmsSchema", \.schema, .choice, ""),
+            Option("GRPCSocketPath", \.socketPath, Configuration.Schema.socketPath, required: true, ""),
+            Option("DebugMode", \.isDebugging, .boolean, ""),
+        ])
+
+    private static var names: [String] { table.names(in: "") }
+
+    /// Whether a document is such a file: it has one of its names, and no `keys`.
+    static func isSeed(_ root: Node) -> Bool {
+        guard case .mapping(let entries) = root.content, !entries.contains(where: { $0.key == "keys" }) else {
+            return false
+        }
+        let known = Set(names.map { $0.lowercased() })
+        return entries.contains { known.contains($0.key.lowercased()) }
+    }
+
+    /// Reads such a file as its plugin does: names in any case, unknown ones passed over.
+    static func decode(_ root: Node, _ pass: inout DecodingPass) -> Settings {
+        var known = root
+        if case .mapping(let entries) = root.content {
+            var kept: [Node.Entry] = []
+            for entry in entries {
+                if let name = names.first(where: { $0.lowercased() == entry.key.lowercased() }) {
+                    kept.append(Node.Entry(key: name, mark: entry.mark, value: entry.value))
+                } else {
+                    pass.warning(
+                        "", at: entry.mark, "\(quoted(entry.key)) means nothing here and is passed over")
+                }
+            }
+            known.content = .mapping(kept)
+        }
+        let seed = table.decode(known, path: "", owner: .start, &pass)
+        if seed.schema == .http, let mark = pass.marks["KmsSchema"] {
+            pass.warning(
+                "KmsSchema", at: mark,
+                "http: keys travel in clear text between here and \(seed.endpoint); use https, or trust everything between"
+            )
+        }
+        for (old, new) in [
+            ("GRPCSocketPath", "socket.path"), ("KmsKeyId", "keys[0].jdcloud.key_id"),
+            ("KmsEndpoint", "keys[0].jdcloud.endpoint"), ("KmsSchema", "keys[0].jdcloud.scheme"),
+        ] {
+            if let mark = pass.marks[old] { pass.place(new, at: mark) }
+        }
+        return seed.settings
+    }
+
+    /// What it means here: the format of its plugin, so that this one can take over again.
+    private var settings: Settings {
+        var jdcloud = Settings.JDCloudProvider()
+        jdcloud.keyID = keyID
+        jdcloud.endpoint = endpoint
+        jdcloud.scheme = schema == .http ? .http : .https
+        jdcloud.allowPlainHTTP = schema == .http
+        jdcloud.credentials.source = .config
+        jdcloud.credentials.accessKey = accessKey
+        jdcloud.credentials.secretKey = secretKey
+        var key = Settings.Key(name: "jdcloud", provider: .jdcloud(jdcloud))
+        key.writeFormat = .compatible
+        key.acceptFormats = [.compatible, .envelope]
+        key.rideThrough = .seconds(120)
+        var settings = Settings()
+        settings.keys = [key]
+        settings.socket.path = socketPath
+        settings.log.level = isDebugging ? .debug : .info
+        return settings
+    }
+}
+
+extension Settings {
+    /// The same settings with the secrets of the file in files of their own, below `directory`; and those files.
+    public func withSecretsInFiles(below directory: String) -> (settings: Settings, files: [String]) {
+        var result = self
+        var files: [String] = []
+        for index in keys.indices {
+            guard case .jdcloud(var jdcloud) = keys[index].provider, jdcloud.credentials.source == .config
+            else { continue }
+            let start = "\(directory)/\(keys[index].name)"
+            jdcloud.credentials.source = .files
+            jdcloud.credentials.accessKey = nil
+            jdcloud.credentials.secretKey = nil
+            jdcloud.credentials.accessKeyFile = "\(start)-access-key"
+            jdcloud.credentials.secretKeyFile = "\(start)-secret-key"
+            files += ["\(start)-access-key", "\(start)-secret-key"]
+            result.keys[index].provider = .jdcloud(jdcloud)
+        }
+        return (result, files)
+    }
+}

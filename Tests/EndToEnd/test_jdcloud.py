@@ -1,0 +1,186 @@
+"""The daemon with a key of JD Cloud, against the strict fake: what is written, what an outage shows, what nobody may see."""
+
+import base64
+import json
+
+import grpc
+import pytest
+
+import jdcloud_client
+from daemon import command, eventually
+from jdcloud_client import ACCESS_KEY, KEY, SECRET_KEY
+
+
+@pytest.fixture(scope="module")
+def cloud():
+    with jdcloud_client.JDCloudFake() as fake:
+        yield fake
+
+
+@pytest.fixture
+def fake(cloud):
+    cloud.reset()
+    return cloud
+
+
+@pytest.fixture
+def on_jdcloud(start, folder, fake):
+    """Starts a daemon with one key of JD Cloud: on_jdcloud(endpoint options..., changes=...)."""
+    (folder / "ak").write_text(ACCESS_KEY + "\n")
+    (folder / "sk").write_text(SECRET_KEY + "\n")
+
+    def make(changes=None, key=None, **options):
+        files = {"source": "files", "access_key_file": str(folder / "ak"), "secret_key_file": str(folder / "sk")}
+        block = {
+            "key_id": KEY,
+            "endpoint": fake.https_url.removeprefix("https://"),
+            "ca_file": fake.ca,
+            "credentials": files,
+            **options,
+        }
+        return start(keys=[{"name": "primary", "jdcloud": block, **(key or {})}], **(changes or {}))
+
+    return make
+
+
+def role_of(fake):
+    return {"jrn": fake.roles[0], "endpoint": fake.https_url.removeprefix("https://")}
+
+
+def writes(kms, plaintext):
+    try:
+        return kms.encrypt(plaintext)
+    except grpc.RpcError:
+        return None
+
+
+@pytest.mark.parametrize("signature", ["v2", "v3"])
+def test_reads_what_it_wrote_over_https(on_jdcloud, signature):
+    one = on_jdcloud(signature=signature)
+    with one.kms() as kms:
+        key_id = kms.status().key_id
+        reply = kms.encrypt(b"0123456789abcdef0123456789abcdef")
+        assert reply.key_id == key_id
+        assert kms.open(reply) == b"0123456789abcdef0123456789abcdef"
+
+
+def test_a_rotation_gives_another_key_id_and_the_old_one_still_opens(on_jdcloud, fake):
+    one = on_jdcloud()
+    with one.kms() as kms:
+        before = kms.encrypt(b"written before")
+        fake.key(KEY, "rotate")
+        eventually(lambda: kms.status().key_id != before.key_id, "a new key_id")
+        assert kms.open(before) == b"written before"
+
+
+def test_a_dead_service_hardly_shows(on_jdcloud, fake):
+    one = on_jdcloud()
+    with one.kms() as kms:
+        before = kms.encrypt(b"written before")
+        fake.listener("https", "close")
+        eventually(lambda: "unavailable" in one.log(), "the trouble in the log")
+        assert kms.status().healthz == "ok"
+        reply = kms.encrypt(b"written meanwhile")
+        assert kms.open(reply) == b"written meanwhile"
+        assert kms.open(before) == b"written before"
+
+
+def test_nothing_secret_is_said_at_any_level(on_jdcloud, fake):
+    """Calls that work, and those that fail in every way that has words, at the level that says most."""
+    one = on_jdcloud(changes={"log": {"level": "trace", "format": "json"}})
+    secrets = [SECRET_KEY.encode(), b"an-uncommon-plaintext-of-32-byte"]
+    with one.kms() as kms:
+        kms.encrypt(secrets[1])
+        for kind, options in [
+            ("error", {"code": 403}),
+            ("error", {"code": 401, "message": f"bad secret {SECRET_KEY}"}),
+            ("expired_token", {}),
+            ("clock_skew", {}),
+            ("content", {"variant": "not_json"}),
+            ("content", {"variant": "other_plaintext"}),
+            ("throttle", {}),
+        ]:
+            before = fake.calls()
+            with fake.fault(kind, **options):
+                eventually(lambda: fake.calls() > before, f"a call that meets {kind}")
+        # Another plaintext than was wrapped stops it until the next proof.
+        eventually(lambda: writes(kms, secrets[1]), "a write")
+        log = one.log() + one.metrics_text()
+    assert ACCESS_KEY not in log
+    for secret in secrets:
+        for form in (secret, secret.hex().encode(), base64.b64encode(secret)[:-4]):
+            assert form.decode().lower() not in log.lower()
+
+
+def test_in_compatible_the_old_plugin_could_take_over_and_back(on_jdcloud, fake):
+    """What is written is the blob and nothing else, and what the old plugin stored is read; both through both APIs."""
+    one = on_jdcloud(key={"write_format": "compatible"})
+    caller = fake.caller()
+    dek = bytes(range(32))
+    with one.kms() as kms:
+        assert caller.opened(kms.v1_encrypt(dek)) == dek
+        reply = kms.encrypt(dek)
+        assert caller.opened(reply.ciphertext) == dek and not reply.annotations
+        assert kms.open(reply) == dek
+        assert kms.v1_decrypt(caller.sealed(dek)) == dek
+
+
+def test_after_the_change_to_envelope_the_old_objects_are_read(on_jdcloud, fake):
+    one = on_jdcloud(key={"accept_formats": ["compatible", "envelope"]})
+    dek = bytes(range(32))
+    with one.kms() as kms:
+        assert kms.v1_decrypt(fake.caller().sealed(dek)) == dek
+        assert kms.open(kms.encrypt(dek)) == dek
+
+
+def test_the_role_is_assumed_and_renewed(on_jdcloud, fake, folder):
+    files = {"source": "files", "access_key_file": str(folder / "ak"), "secret_key_file": str(folder / "sk")}
+    one = on_jdcloud(credentials={**files, "role": role_of(fake)})
+    with one.kms() as kms:
+        kms.encrypt(b"x")
+        assert fake.calls("assumeRole", "ok") == 1
+        (session,) = {entry["access_key"] for entry in fake.log() if entry["operation"] == "encrypt"}
+        fake.account(session, "expire")
+        eventually(lambda: fake.calls("assumeRole", "ok") == 2, "a second session")
+        assert kms.status().healthz == "ok"
+
+
+def test_credentials_in_files_are_read_again(on_jdcloud, fake, folder):
+    one = on_jdcloud()
+    (folder / "ak").write_text("TESTAKNODESCRIBE")
+    (folder / "sk").write_text("TESTSKtestaknodescribe")
+    eventually(lambda: any(e["access_key"] == "TESTAKNODESCRIBE" for e in fake.log()), "a call with the new access key")
+    assert one.process.poll() is None
+
+
+def test_the_plugins_file_is_converted(folder, fake):
+    seed = folder / "jdcloud-kms-plugin.json"
+    seed.write_text(
+        json.dumps(
+            {
+                "AccessKey": ACCESS_KEY,
+                "SecretKey": SECRET_KEY,
+                "KmsEndpoint": "kms.internal.cn-north-1.jdcloud-api.com",
+                "KmsKeyId": KEY,
+                "KmsSchema": "http",
+                "GRPCSocketPath": str(folder / "kms.sock"),
+                "DebugMode": False,
+            }
+        )
+    )
+    seed.chmod(0o644)
+    done = command("config", "convert", seed)
+    assert done.returncode == 0
+    assert SECRET_KEY not in done.stdout + done.stderr and ACCESS_KEY not in done.stdout
+    assert "KmsSchema: http" in done.stderr and "its mode is 0644" in done.stderr
+    converted = folder / "kmsward.yaml"
+    converted.write_text(done.stdout)
+    assert command("config", "check", converted).returncode == 0, command("config", "check", converted).stderr
+
+
+def test_a_mistake_in_the_plugins_file_has_line_and_column(folder):
+    seed = folder / "jdcloud-kms-plugin.json"
+    seed.write_text('{\n  "AccessKey": "AK",\n  "SecretKey": "SK"\n  "KmsKeyId": "x"\n}\n')
+    done = command("config", "check", seed)
+    assert done.returncode == 78
+    assert f"{seed}:" in done.stderr and ": error: " in done.stderr

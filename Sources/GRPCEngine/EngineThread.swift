@@ -77,6 +77,7 @@ private import Synchronization
         unsafe grpc_call_unref(waker)
         unsafe grpc_completion_queue_shutdown(queue)
         pthread_join(thread, nil)
+        clock.store(-1, ordering: .relaxed)  // the kernel may give its number to another thread
         sinks.withLock { $0.removeAll() }
         unsafe grpc_completion_queue_destroy(queue)
         grpc_shutdown_blocking()

@@ -74,17 +74,16 @@ final class ScriptedProvider: Provider {
         }
         let result = await withTaskCancellationHandler {
             await withCheckedContinuation { continuation in
-                let watchers = state.withLock { state in
-                    if !state.tries[number].isCancelled { state.tries[number].continuation = continuation }
+                let (isCancelled, watchers) = state.withLock { state in
+                    let isCancelled = state.tries[number].isCancelled
+                    if !isCancelled { state.tries[number].continuation = continuation }
                     let ready = state.watchers.filter { $0.count <= state.tries.count }
                     state.watchers.removeAll { $0.count <= state.tries.count }
-                    return ready.map(\.continuation)
+                    return (isCancelled, ready.map(\.continuation))
                 }
                 for watcher in watchers { watcher.resume() }
-                if state.withLock({ $0.tries[number].isCancelled }) {
-                    state.withLock { $0.tries[number].continuation = nil }
-                    continuation.resume(returning: .failure(Self.cancelled))
-                }
+                // A later cancellation finds the continuation.
+                if isCancelled { continuation.resume(returning: .failure(Self.cancelled)) }
             }
         } onCancel: {
             let waiting = state.withLock { state in

@@ -127,6 +127,8 @@ struct KeyFileAccess {
                 .unwritable, "cannot be locked: directory \(directory): \(Self.reason(errno))",
                 remedy: "keep the key file on a local file system")
         }
+        // Said, not left to the closing: a process that was forked meanwhile holds a copy of the descriptor.
+        defer { flock(handle.number, LOCK_UN) }
         return try body()
     }
 

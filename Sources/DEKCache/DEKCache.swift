@@ -28,7 +28,8 @@ public typealias Scope = UInt16
 public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
     /// Gets a value that is not there, and takes no longer than `budget`.
     ///
-    /// Runs on the cache's executor: what blocks must leave it by itself.
+    /// Runs on the cache's executor: what blocks must leave it by itself. Its task is cancelled when all who asked have left; it
+    /// may go on all the same.
     public typealias Load = @Sendable (_ budget: Duration) async throws(Failure) -> Value
 
     private typealias Answer = Result<Value, DEKCacheFailure<Failure>>
@@ -39,7 +40,11 @@ public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
         let scope: Scope
         let startedAt: Duration
         let isReload: Bool
+        /// For a second run, should those who asked first have left and others come.
+        let work: Load
         var waiters: [UInt64: Waiter<Answer>] = [:]
+        /// All who asked have left, and the load was told.
+        var isLetGo = false
     }
 
     private struct ScopeState {
@@ -235,7 +240,8 @@ public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
     ) {
         lastSequence += 1
         let sequence = lastSequence
-        loads[key] = LoadInFlight(sequence: sequence, scope: scope, startedAt: now, isReload: isReload)
+        loads[key] = LoadInFlight(
+            sequence: sequence, scope: scope, startedAt: now, isReload: isReload, work: load)
         if isReload {
             reloadsInFlight += 1
             tally.reloads += 1
@@ -264,6 +270,11 @@ public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
         case .success(let value):
             proved(load.scope, at: load.startedAt)
             answer = .success(stored(value, of: load, for: key))
+        case .failure where load.isLetGo && !load.waiters.isEmpty:
+            // Its end says nothing to those who came after it was let go.
+            start(load.work, for: key, in: load.scope, at: now(), isReload: false)
+            loads[key]?.waiters = load.waiters
+            return
         case .failure(let failure):
             failed(load, for: key, failure)
             answer = .failure(.load(failure))
@@ -295,7 +306,7 @@ public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
     }
 
     private func wait(for key: KeyDigest) async throws(DEKCacheFailure<Failure>) -> Value {
-        guard let sequence = loads[key]?.sequence else { preconditionFailure("a wait for no load") }
+        precondition(loads[key] != nil, "a wait for no load")
         lastSequence += 1
         let id = lastSequence
         let waiter = Waiter<Answer>()
@@ -305,8 +316,16 @@ public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
         } onCancel: {
             waiter.settle(.failure(.cancelled))
         }
-        if loads[key]?.sequence == sequence { loads[key]?.waiters[id] = nil }
+        if loads[key]?.waiters.removeValue(forKey: id) != nil { letGoIfUnwanted(key) }
         return try answer.get()
+    }
+
+    /// Tells a load that nobody waits for it any more: what has not been sent yet need not be, what has is of use to the
+    /// next who asks, and its load goes on.
+    private func letGoIfUnwanted(_ key: KeyDigest) {
+        guard let load = loads[key], load.waiters.isEmpty, !load.isReload, !load.isLetGo else { return }
+        loads[key]?.isLetGo = true
+        tasks[load.sequence]?.cancel()
     }
 
     private func revoke(_ failure: DEKCacheFailure<Failure>, where isConcerned: (LoadInFlight) -> Bool) {

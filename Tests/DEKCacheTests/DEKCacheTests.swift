@@ -130,11 +130,30 @@ struct DEKCacheTests {
         for request in requests { #expect(failure(await request.value) == .cancelled) }
         await until(cache) { $0.waiting == 0 }
         #expect(await cache.counts.loadsInFlight == 1)
-        #expect(kms.cancellations == 0)
+        // The load is told, once, and decides for itself whether to go on.
+        #expect(kms.cancellations == 1)
         await kms.untilCalled()
         kms.answer(1, .success(Secret(7)))
         await until(cache) { $0.loadsInFlight == 0 }
         #expect(await cache.hit(key(1))?.id == 7)
+    }
+
+    @Test("a load that gives up because all have left is made again for those who came meanwhile")
+    func letGo() async throws {
+        let cache = cache()
+        let gone = request(cache)
+        await until(cache) { $0.waiting == 1 }
+        await kms.untilCalled()
+        gone.cancel()
+        #expect(failure(await gone.value) == .cancelled)
+        await until(cache) { $0.waiting == 0 }
+        let late = request(cache)
+        await until(cache) { $0.waiting == 1 }
+        kms.answer(1, .failure(.unreachable))
+        await kms.untilCalled(2)
+        kms.answer(2, .success(Secret(8)))
+        #expect(try await late.value.get().id == 8)
+        #expect(await cache.counts.loadsInFlight == 0)
     }
 
     @Test("a cancelled waiter ends alone")

@@ -34,7 +34,9 @@ demo-jdcloud: build test-deps ## The same with a fake JD Cloud that fails meanwh
 test: unit-test end-to-end-test ## Run every test
 
 unit-test: test-deps
-	KMSWARD_PYTHON=$(CURDIR)/$(VENV)/bin/python swift test
+	KMSWARD_PYTHON=$(CURDIR)/$(VENV)/bin/python swift test --skip JDCloudProviderTests
+	# Apart: it makes transports of its own, whose threads the transport's own tests would count.
+	KMSWARD_PYTHON=$(CURDIR)/$(VENV)/bin/python swift test --skip-build --filter JDCloudProviderTests
 
 end-to-end-test: build test-deps
 	KMSWARD_BIN=$(CURDIR)/$(BINARY) $(VENV)/bin/python -m pytest -q Tests/EndToEnd

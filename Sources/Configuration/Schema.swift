@@ -143,7 +143,7 @@ enum Schema {
                 """
                 How long Encrypt and Status go on while the key's backend does not answer, counted from the last proof that \
                 it decrypts; 0s stops at the first failed proof. With `write_format: compatible`, which cannot write \
-                meanwhile, it is 2m when left out. What is known to the process is read in any case.
+                meanwhile, it is 2m when left out. What is in memory is read for a day, or for `ride_through` if that is longer.
                 """),
             Option(
                 "auth_grace", \.authGrace, .duration(.zero...(.seconds(86_400))),

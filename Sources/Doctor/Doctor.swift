@@ -206,6 +206,12 @@ public struct Doctor: Sendable {
                 "a rotation may be under way: run the doctor again; if it stays, writes will fail after 3 minutes"
             )
         }
+        if sealed.keyID.hasPrefix("kw1."), !sealed.ciphertext.starts(with: Self.envelopeMagic) {
+            visit.add(
+                .ok, "v2 format",
+                "compatible: each write and each first read needs the key-management service; write_format envelope "
+                    + "would go on through an outage")
+        }
         await refusesDamage(sealed, .v2, plugin, &visit)
         var foreign = sealed
         foreign.keyID = "not-a-key-of-this-plugin"
@@ -213,6 +219,9 @@ public struct Doctor: Sendable {
         await measure(key, sealed, .v2, plugin, &visit)
         return true
     }
+
+    /// How an envelope of ours begins (`docs/ciphertext-format.md`).
+    private static let envelopeMagic = [0xF5] + Array("kmsward".utf8)
 
     private func judge(_ status: StatusReply, _ visit: inout Visit) {
         switch status.version {

@@ -171,7 +171,7 @@ private import Synchronization
 
     /// Stops serving: no new connection, GOAWAY to the peers; calls in flight may finish within `grace`.
     ///
-    /// They are cancelled then, and given up a little later (as long again, at least two seconds). C-core cancels calls that
+    /// They are cancelled then, and given up two seconds later. C-core cancels calls that
     /// it has read but not handed over when it is told to shut down, so the drain first lets them through: it waits until none
     /// has arrived for a moment, at most half a second under constant load. Whoever handed the connections in can
     /// end that load by a GOAWAY of its own.
@@ -193,7 +193,7 @@ private import Synchronization
             do {
                 try await clock.sleep(for: grace)
                 self.cancelAllCalls()
-                try await clock.sleep(for: max(grace, Self.shortestPatience))
+                try await clock.sleep(for: Self.patience)
                 self.abandon()
             } catch {
                 // Cancelled: everything has ended in time.
@@ -209,8 +209,8 @@ private import Synchronization
         return true
     }
 
-    /// How long cancelled calls are waited for at least: their handlers' answer is a matter of milliseconds.
-    private static let shortestPatience = Duration.seconds(2)
+    /// How long cancelled calls are waited for: their handlers' answer is a matter of milliseconds.
+    private static let patience = Duration.seconds(2)
     private static let quiet = Duration.milliseconds(50)
     private static let longestWaitForQuiet = 10
 

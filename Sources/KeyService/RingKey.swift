@@ -30,6 +30,8 @@ final class RingKey: Sendable {
         var formerTroubles: [String: RemoteKMSError] = [:]
         /// Counts the probes of former versions, to take them in turn.
         var probes = 0
+        /// Counts the times that everything unwrapped was wiped.
+        var wipes = 0
         /// What was wrapped last to prove that it can be, and the result (`compatible`).
         var probe: (secret: SharedSecret, wrapped: [UInt8])?
     }
@@ -42,6 +44,7 @@ final class RingKey: Sendable {
 
     let client: RemoteKMSClient
     let monitor: HealthMonitor
+    private let bounds: KeyHealth.Limits
     private let clusterContext: String
     private let history: HistoryFile
     private let configured: ConfiguredKeys
@@ -68,12 +71,10 @@ final class RingKey: Sendable {
         client = RemoteKMSClient(
             settings.provider, key: settings.name, limits: settings.limits, limiter: settings.limiter,
             metrics: metrics)
-        monitor = HealthMonitor(
-            .init(
-                rideThrough: settings.rideThrough, authGrace: settings.authGrace,
-                forgetAfter: settings.writeFormat == .envelope
-                    ? nil : max(settings.rideThrough, .seconds(86_400)),
-                storage: settings.provider.storage))
+        bounds = KeyHealth.Limits(
+            rideThrough: settings.rideThrough, authGrace: settings.authGrace,
+            storage: settings.provider.storage)
+        monitor = HealthMonitor(bounds)
         clusterContext = ring.clusterContext
         self.history = history
         self.cache = cache
@@ -194,7 +195,7 @@ final class RingKey: Sendable {
             key = try await loaded(digest, by: deadline, clock) { budget throws(RemoteKMSError) in
                 let secret = try await self.client.unwrap(
                     ciphertext, context: Self.compatibleContext, for: .cacheable, by: .after(budget))
-                self.monitor.proved(.decryption)
+                if !Task.isCancelled { self.monitor.proved(.decryption) }
                 guard CiphertextFormat.compatiblePlaintexts.contains(secret.bytes.count) else {
                     throw RemoteKMSError(.invalidCiphertext, "what was unwrapped is no key of Kubernetes")
                 }
@@ -215,6 +216,8 @@ final class RingKey: Sendable {
         let wrapped = envelope.wrappedKey
         let kek = try await unwrap(
             wrapped, keyID: envelope.keyID, suite: envelope.suite, for: .cacheable, deadline: deadline)
+        // Wiped meanwhile, or nobody waits: then it proves nothing and is not remembered.
+        guard !Task.isCancelled else { return UnwrappedKey(.localKEK(kek)) }
         monitor.proved(.decryption)
         history.met(
             RememberedKEK(
@@ -266,6 +269,8 @@ final class RingKey: Sendable {
 
     /// Looks at the backend once and does what follows from it; returns at once if a step is running already.
     func step(at now: Moment) async {
+        // One clock for the cache, the local KEK and Status.
+        await cache.setRideThrough(bounds.forgetAfter, of: scope)
         let isTaken = await monitor.observe(at: now.uptime) { need in
             let finding = await self.observation(need, at: now)
             // A step that the shutdown interrupted says nothing about the key.
@@ -283,6 +288,7 @@ final class RingKey: Sendable {
         let hadSecrets = state.withLock { state in
             defer {
                 state.active = nil
+                state.wipes += 1
                 state.observer.forgotten()
             }
             return state.active != nil
@@ -743,9 +749,11 @@ final class RingKey: Sendable {
         guard let keyID = try? KeyID(parsing: kek.keyID), let suite = Suite(rawValue: kek.suite),
             let digest = digest(of: kek)
         else { return true }
+        let wipes = state.withLock { $0.wipes }
         do throws(RemoteKMSError) {
             let key = try await unwrap(
                 [UInt8](kek.wrapped), keyID: keyID, suite: suite, deadline: .after(Self.callLimit))
+            guard state.withLock({ $0.wipes }) == wipes else { return false }
             await keep(key, as: digest)
             return true
         } catch {

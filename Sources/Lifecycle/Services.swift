@@ -12,6 +12,7 @@ struct Serving: Service {
     /// How long peers that were told to go away are waited for at most: those that do not care must not hold the stop up.
     private static let farewell = Duration.seconds(2)
     private static let step = Duration.milliseconds(5)
+    private static let look = Duration.milliseconds(50)
 
     let clock: any Clock<Duration>
     let acceptor: SocketAcceptor
@@ -33,15 +34,35 @@ struct Serving: Service {
         await acceptor.stopAccepting()
         let begun = ContinuousClock.now
         await letPeersGo()
-        if await server.drain(grace: max(.zero, grace - (ContinuousClock.now - begun))) {
+        let left = max(.zero, grace - (ContinuousClock.now - begun))
+        async let isPeerless: Void = endConnections(within: left)
+        let isDrained = await server.drain(grace: left)
+        if isDrained {
             logger.info("stopped")
         } else {
             state.abandonCalls()
             logger.error(
-                "calls did not end though they were cancelled; the process ends without them",
+                "calls or connections did not end though they were cancelled; the process ends without them",
                 metadata: [Names.LogKey.callsInFlight: "\(server.callsInFlight)"])
         }
+        await isPeerless
         await acceptor.close()
+    }
+
+    /// Ends the connections that are of no use any more once no call is in flight, and all of them when the time is over.
+    private func endConnections(within left: Duration) async {
+        let end = ContinuousClock.now + left
+        var wasQuiet = false
+        while ContinuousClock.now < end {
+            if await acceptor.counts.connections == 0 { return }
+            let isQuiet = server.callsInFlight == 0
+            // Twice, a moment apart: what was answered last has been written by then.
+            if isQuiet && wasQuiet { await acceptor.endServed(all: false) }
+            wasQuiet = isQuiet
+            // Cancelled: no time is left.
+            do { try await clock.sleep(for: Self.look) } catch { break }
+        }
+        await acceptor.endServed(all: true)
     }
 
     /// Says GOAWAY, and serves on until the peers have closed their connections.

@@ -14,13 +14,11 @@ public struct KeyHealth: Sendable {
         /// After how long without a proof what was unwrapped is wiped.
         public var forgetAfter: Duration
 
-        /// Limits for a key that lives in `storage`; what was unwrapped is wiped when `rideThrough` is over unless said.
-        public init(
-            rideThrough: Duration, authGrace: Duration, forgetAfter: Duration? = nil,
-            storage: KeyStorage = .service
-        ) {
+        /// Limits for a key that lives in `storage`; what was unwrapped is kept for a day, or longer if writing may go on
+        /// longer: what is written must be readable.
+        public init(rideThrough: Duration, authGrace: Duration, storage: KeyStorage = .service) {
             self.rideThrough = rideThrough
-            self.forgetAfter = forgetAfter ?? rideThrough
+            forgetAfter = max(.seconds(86_400), rideThrough, authGrace)
             self.authGrace = authGrace
             missingKeyGrace =
                 switch storage {
@@ -97,7 +95,12 @@ public struct KeyHealth: Sendable {
         // The file of provider `local` unwraps from memory for ever, and a restart would lose what is written:
         // so here the trouble itself is timed.
         isMisconfiguredSince = finding.look?.code == .misconfigured ? isMisconfiguredSince ?? now : nil
-        isDeniedSince = finding.denial == nil ? nil : isDeniedSince ?? now
+        // Said once, it stands until the key is seen to serve: another trouble in between takes nothing back.
+        if finding.denial != nil {
+            isDeniedSince = isDeniedSince ?? now
+        } else if finding.look == nil && finding.encryption == nil && finding.proof == nil {
+            isDeniedSince = nil
+        }
 
         var bounds: [(error: RemoteKMSError, left: Duration)] = []
         if let denial = finding.denial { bounds.append((denial, .zero)) }
@@ -117,9 +120,9 @@ public struct KeyHealth: Sendable {
         }
         trouble = stopped ?? nearest?.error ?? finding.trouble
         writesStopIn = stopped == nil ? nearest?.left : .zero
-        mustForget =
-            isDeniedSince.map { now - $0 >= Self.denialConfirmedAfter } ?? false
-            || now - lastProof >= limits.forgetAfter
+        let isDenialConfirmed =
+            finding.denial != nil && isDeniedSince.map { now - $0 >= Self.denialConfirmedAfter } == true
+        mustForget = isDenialConfirmed || finding.proof != nil && now - lastProof >= limits.forgetAfter
     }
 
     /// How long writing goes on after the last proof, while proofs fail with `code`.

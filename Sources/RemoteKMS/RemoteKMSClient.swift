@@ -371,7 +371,12 @@ public actor RemoteKMSClient {
                         continue
                     }
                 }
-                guard error.code.isTransient else { return .failure(error) }
+                guard error.code.isTransient else {
+                    // Of the key or the bytes themselves it is the last word; else the try beside may do better.
+                    let isFinal = error.code == .keyDisabled || error.code == .invalidCiphertext
+                    if isFinal || running.isEmpty { return .failure(error) }
+                    continue
+                }
                 let pause = pause(after: error, by: deadline)
                 if !isWaiting, let pause, mayTryAgain(after: pause) {
                     isWaiting = true

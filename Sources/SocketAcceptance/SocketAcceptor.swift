@@ -194,6 +194,19 @@ public actor SocketAcceptor {
         }
     }
 
+    /// Ends the connections of peers that stay though they were asked to go: those that neither read nor write at the moment, or
+    /// `all`.
+    ///
+    /// libgrpc waits for a peer that does not read, for as long as it likes.
+    public func endServed(all: Bool) {
+        for (id, connection) in served where !connection.isCut {
+            let isIdle = ksw_unsent_bytes(connection.copy) == 0 && ksw_unread_bytes(connection.copy) == 0
+            guard all || isIdle else { continue }
+            served[id]?.isCut = true
+            shutdown(connection.copy, Int32(SHUT_RDWR))
+        }
+    }
+
     /// Stops accepting, forgets the connections (the engine owns them) and ends the thread.
     public nonisolated func close() async {
         await end()

@@ -95,6 +95,11 @@ struct Serve: AsyncParsableCommand {
 
         var transports = Transports()
         let keys = try settings.keyRing(&transports)
+        for key in keys.keys where key.writeFormat == .compatible {
+            logger.notice(
+                "the key writes compatible: every write and first read needs its service; envelope would do without",
+                metadata: [Names.LogKey.key: "\(key.name)"])
+        }
         var plan = try settings.plan(activated: activated)
         if let metrics { plan.endpoint = metrics == "off" ? nil : metrics }
         let daemon = Daemon(plan, registry: registry, logger: logger) { executor in

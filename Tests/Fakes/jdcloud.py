@@ -13,6 +13,7 @@ import binascii
 import collections
 import gc
 import json
+import contextlib
 import os
 import pathlib
 import re
@@ -972,7 +973,15 @@ def arguments():
     parser.add_argument("--ready-file", type=pathlib.Path, help="the line goes here as well, in one step")
     parser.add_argument("--ready-fd", type=int, help="the line goes here as well")
     parser.add_argument("--until-stdin-ends", action="store_true", help="end with the standard input")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.until_stdin_ends:
+        # What a test process left open for its children by mistake would stay open for as long as this one lives.
+        kept = {0, 1, 2, options.ready_fd}
+        for number in range(3, 1024):
+            if number not in kept:
+                with contextlib.suppress(OSError):
+                    os.close(number)
+    return options
 
 
 def announce(options, line):

@@ -89,4 +89,39 @@ struct KeyHealthTests {
         #expect(health.stopped == nil)
         #expect(health.trouble == error(.unavailable))
     }
+
+    @Test(
+        "what was unwrapped is forgotten after a day without a proof, or after the longer time that writing may go on",
+        arguments: [(0, 86_400), (3_600, 86_400), (7 * 86_400, 7 * 86_400)])
+    func forgets(_ rideThrough: Int, _ seconds: Int) {
+        var health = KeyHealth(.init(rideThrough: .seconds(rideThrough), authGrace: .seconds(900)))
+        health.activated(at: .seconds(100))
+        #expect(!health.mustForget, "a proof just now")
+        health.observed(.init(), at: .seconds(130))
+        #expect(!health.mustForget && health.stopped == nil)
+        health.observed(.init(proof: error(.unavailable)), at: .seconds(130 + seconds - 1))
+        #expect(!health.mustForget)
+        health.observed(.init(proof: error(.unavailable)), at: .seconds(130 + seconds))
+        #expect(health.mustForget)
+        health.observed(.init(), at: .seconds(160 + seconds))
+        #expect(!health.mustForget)
+    }
+
+    @Test(
+        "a denial is confirmed half a minute later, whatever trouble comes in between, and lifted by a proof only"
+    )
+    func denial() {
+        var health = health()
+        let denied = KeyHealth.Finding(look: error(.keyDisabled), proof: error(.keyDisabled))
+        health.observed(denied, at: .seconds(130))
+        #expect(!health.mustForget && health.stopped?.code == .keyDisabled)
+        health.observed(.init(look: error(.deadlineExceeded), proof: error(.unavailable)), at: .seconds(145))
+        #expect(!health.mustForget, "not said by the service this time")
+        health.observed(denied, at: .seconds(160))
+        #expect(health.mustForget)
+        health.observed(.init(), at: .seconds(190))
+        #expect(!health.mustForget && health.stopped == nil)
+        health.observed(denied, at: .seconds(220))
+        #expect(!health.mustForget, "the first time anew")
+    }
 }

@@ -16,6 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+# What a test process left open for its children by mistake would stay open for as long as this one lives.
+os.closerange(3, 65536)
+
 NOW = datetime.datetime.now(datetime.timezone.utc)
 
 

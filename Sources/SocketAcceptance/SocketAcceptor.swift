@@ -194,14 +194,15 @@ public actor SocketAcceptor {
         }
     }
 
-    /// Ends the connections of peers that stay though they were asked to go: those that neither read nor write at the moment, or
-    /// `all`.
+    /// Ends the connections of peers that stay though they were asked to go: those with nothing under way, or `all`.
     ///
-    /// libgrpc waits for a peer that does not read, for as long as it likes.
+    /// libgrpc waits for a peer that does not read, for as long as it likes. What is in the socket already can still be read by
+    /// the peer afterwards; only a full one may keep libgrpc from writing the rest of a reply.
     public func endServed(all: Bool) {
         for (id, connection) in served where !connection.isCut {
-            let isIdle = ksw_unsent_bytes(connection.copy) == 0 && ksw_unread_bytes(connection.copy) == 0
-            guard all || isIdle else { continue }
+            let isDone =
+                ksw_unsent_bytes(connection.copy) < Self.readingPeer && ksw_unread_bytes(connection.copy) == 0
+            guard all || isDone else { continue }
             served[id]?.isCut = true
             shutdown(connection.copy, Int32(SHUT_RDWR))
         }

@@ -109,15 +109,45 @@ def test_both_signals_end_it_cleanly(start, number):
     assert not os.path.exists(daemon.socket_path)
 
 
+def never_read(peer):
+    """Has libgrpc answer until the socket is full."""
+    peer.sendall(h2wire.PREFACE + h2wire.frame(4) + h2wire.frame(4, 1))
+    peer.settimeout(1)
+    with contextlib.suppress(OSError):
+        for _ in range(200):
+            peer.sendall(h2wire.frame(4) * 1000)
+
+
+def test_a_peer_that_never_reads_does_not_spoil_the_end(start):
+    # libgrpc waits for it for as long as it likes, even after it was told to cancel everything.
+    one = start(limits={"drain": "2s"})
+    with h2wire.connect(one.socket_path) as peer:
+        never_read(peer)
+        one.stop()
+
+
+def test_a_key_without_time_to_ride_through_serves_while_it_is_well(start, key_file):
+    one = start(keys=[{"name": "primary", "local": {"file": str(key_file.path)}, "ride_through": "0s"}])
+    with one.kms() as kms:
+        for _ in range(3):
+            before = one.metric("kmsward_backend_calls_total", operation="unwrap")
+            eventually(
+                lambda: one.metric("kmsward_backend_calls_total", operation="unwrap") > before, "another probe"
+            )
+            assert kms.open(kms.encrypt(b"k" * 32)) == b"k" * 32
+    assert "wiped" not in one.log()
+
+
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_it_at_once_with_a_call_in_flight(start, first, second):
     # The first one alone would wait for twice what this test waits.
     daemon = start(limits={"drain": f"{2 * PATIENCE:.0f}s"})
     request = h2wire.framed(v2.EncryptRequest(plaintext=bytes(32)).SerializeToString())
-    with h2wire.Connection(daemon.socket_path) as connection:
+    with h2wire.Connection(daemon.socket_path) as connection, h2wire.connect(daemon.socket_path) as peer:
         connection.begin(h2wire.request_headers(V2_PATH + "Encrypt"), request[:8], end=False)
         connection.unary(V2_PATH + "Status", b"")
+        never_read(peer)
         daemon.process.send_signal(first)
         eventually(lambda: "stopping: calls in flight may finish" in daemon.log(), "the drain begins")
         assert daemon.process.poll() is None

@@ -5,7 +5,7 @@ internal import SecureMemory
 
 /// Answers the KMS API from a key ring.
 ///
-/// Sizes: Encrypt takes every plaintext from 1 byte to what fits the ciphertext (1,024 bytes in v2, 65,535 in v1) and
+/// Sizes: Encrypt takes every plaintext from 1 byte to what fits the ciphertext of v2 (1,024 bytes), or 32,768 in v1, and
 /// refuses others; kube-apiserver sends 32 bytes. The 4 bytes `ping` of the v1 health check are answered by the
 /// state of the write key and never reach a backend. Status is `ok` with a key_id, or a gRPC error with cause and
 /// remedy: an API server takes healthz text as a reason to go on writing (contract of Kubernetes, Status).

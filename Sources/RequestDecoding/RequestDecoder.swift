@@ -66,13 +66,12 @@ public actor RequestDecoder {
         refusals[error.reason, default: 0] += 1
         let refusal = Refusal(method: method, reason: error.reason)
         guard let omitted = warnings.admit(refusal, at: now()) else { return }
-        logger.warning(
-            "refused a KMS request that breaks the API",
-            metadata: [
-                Names.LogKey.api: "\(method.api.name)", Names.LogKey.method: "\(method.name)",
-                Names.LogKey.reason: "\(error.reason.rawValue)", Names.LogKey.error: "\(error)",
-                Names.LogKey.remedy: "find the caller: kube-apiserver sends nothing like this",
-                Names.LogKey.count: "\(omitted)",
-            ])
+        var metadata: Logger.Metadata = [
+            Names.LogKey.api: "\(method.api.name)", Names.LogKey.method: "\(method.name)",
+            Names.LogKey.reason: "\(error.reason.rawValue)", Names.LogKey.error: "\(error)",
+            Names.LogKey.remedy: "find the caller: kube-apiserver sends nothing like this",
+        ]
+        if omitted > 0 { metadata[Names.LogKey.count] = "\(omitted)" }
+        logger.warning("refused a KMS request that breaks the API", metadata: metadata)
     }
 }

@@ -244,7 +244,11 @@ public final class JDCloudProvider: Provider {
         case 1: (state, remedy) = ("disabled", "enable it")
         case 2: (state, remedy) = ("scheduled for deletion", "cancel its deletion, then enable it")
         default:
-            (state, remedy) = ("in state \(status), which is not documented", "ask JD Cloud what that means")
+            // Not the service's word that the key may not be used, so nothing is stopped or wiped for it.
+            throw RemoteKMSError(
+                .malformedReply,
+                "key \(keyID) at \(gateway.origin) is in state \(status), which is not documented",
+                remedy: "ask JD Cloud what that means")
         }
         throw RemoteKMSError(.keyDisabled, "key \(keyID) at \(gateway.origin) is \(state)", remedy: remedy)
     }

@@ -70,6 +70,7 @@ public struct KeyHealth: Sendable {
     private var lastProof = Duration.zero
     private var isMisconfiguredSince: Duration?
     private var isDeniedSince: Duration?
+    private var isRefusedSince: Duration?
     /// Why nothing is written any more; nil while it is.
     public private(set) var stopped: RemoteKMSError?
     /// The trouble that was met last, the one that ends writing first.
@@ -102,11 +103,19 @@ public struct KeyHealth: Sendable {
             isDeniedSince = nil
         }
 
+        if finding.encryption == nil && finding.proof == nil {
+            isRefusedSince = nil
+        } else if finding.encryption?.code.isRefusal == true || finding.proof?.code.isRefusal == true {
+            isRefusedSince = isRefusedSince ?? now
+        }
+
         var bounds: [(error: RemoteKMSError, left: Duration)] = []
         if let denial = finding.denial { bounds.append((denial, .zero)) }
-        if let proof = finding.proof { bounds.append((proof, limit(of: proof.code) - (now - lastProof))) }
+        if let proof = finding.proof {
+            bounds.append((proof, left(after: proof.code, since: lastProof, at: now)))
+        }
         if let encryption = finding.encryption {
-            bounds.append((encryption, limit(of: encryption.code) - (now - lastEncryption)))
+            bounds.append((encryption, left(after: encryption.code, since: lastEncryption, at: now)))
         }
         if let look = finding.look, let since = isMisconfiguredSince {
             bounds.append((look, limits.authGrace - (now - since)))
@@ -125,14 +134,37 @@ public struct KeyHealth: Sendable {
         mustForget = isDenialConfirmed || finding.proof != nil && now - lastProof >= limits.forgetAfter
     }
 
-    /// How long writing goes on after the last proof, while proofs fail with `code`.
-    private func limit(of code: RemoteKMSError.Code) -> Duration {
+    /// How long writing goes on from `now` while proofs fail with `code`.
+    ///
+    /// A refusal has its own time from when it began: an outage before it, ridden through, must not use that up.
+    private func left(
+        after code: RemoteKMSError.Code, since proof: Duration, at now: Duration
+    ) -> Duration {
+        let riding = limits.rideThrough - (now - proof)
         switch code {
-        case .deadlineExceeded, .unavailable, .throttled, .malformedReply: limits.rideThrough
-        case .unauthenticated, .permissionDenied, .misconfigured: limits.authGrace
-        case .keyNotFound: limits.missingKeyGrace
+        case .deadlineExceeded, .unavailable, .throttled, .malformedReply: return riding
+        case .unauthenticated, .permissionDenied, .misconfigured:
+            return min(
+                max(riding, limits.authGrace - (now - proof)),
+                limits.authGrace - (now - (isRefusedSince ?? now)))
+        case .keyNotFound:
+            guard limits.missingKeyGrace > .zero else { return .zero }
+            return min(
+                max(riding, limits.missingKeyGrace - (now - proof)),
+                limits.missingKeyGrace - (now - (isRefusedSince ?? now)))
         // Said of the key itself, or of what new ciphertexts would carry: they could not be read again.
-        case .keyDisabled, .invalidCiphertext: .zero
+        case .keyDisabled, .invalidCiphertext: return .zero
+        }
+    }
+}
+
+extension RemoteKMSError.Code {
+    /// Whether the service is there and will not serve us.
+    fileprivate var isRefusal: Bool {
+        switch self {
+        case .unauthenticated, .permissionDenied, .misconfigured, .keyNotFound: true
+        case .deadlineExceeded, .unavailable, .throttled, .malformedReply, .keyDisabled, .invalidCiphertext:
+            false
         }
     }
 }

@@ -38,6 +38,7 @@ struct LastingTroubleTests {
         let plugin = await Plugin.started(provider)
         let written = try await plugin.encrypt(random(32))
         for operation in FakeProvider.Operation.allCases { provider.fail(operation, code) }
+        await plugin.observe()
         await plugin.observe(after: .seconds(seconds - 30))
         #expect(try await plugin.status().healthz == "ok")
         #expect(plugin.key.writesStopIn == .seconds(30))

@@ -27,6 +27,7 @@ struct KeyHealthTests {
         var health = health()
         let finding = KeyHealth.Finding(proof: error(code))
         if seconds > 0 {
+            health.observed(finding, at: .seconds(100))
             health.observed(finding, at: .seconds(100 + seconds - 1))
             #expect(health.stopped == nil)
             #expect(health.writesStopIn == .seconds(1))
@@ -66,6 +67,18 @@ struct KeyHealthTests {
         }
         #expect(health.stopped == nil && health.writesStopIn == nil)
         #expect(health.trouble == error(.misconfigured))
+    }
+
+    @Test("a refusal has its own time from when it began, though an outage came before it")
+    func refusalAfterOutage() {
+        var health = health()
+        for minute in 2...60 { health.observed(.init(proof: error(.unavailable)), at: Self.minute * minute) }
+        health.observed(.init(proof: error(.permissionDenied)), at: Self.minute * 61)
+        #expect(health.stopped == nil)
+        #expect(health.writesStopIn == .seconds(900))
+        health.observed(.init(proof: error(.unavailable)), at: Self.minute * 70)
+        health.observed(.init(proof: error(.permissionDenied)), at: Self.minute * 76)
+        #expect(health.stopped?.code == .permissionDenied, "an outage in between does not give it more")
     }
 
     @Test("every proof starts the time anew")

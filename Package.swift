@@ -89,9 +89,7 @@ let package = Package(
             "Lifecycle",
             [
                 "CSystemd", "CShims", "SecureMemory", "GRPCEngine", "SocketAcceptance", "RequestDecoding",
-                "KeyService",
-                "Observability",
-                logging, metrics, lifecycle, signals,
+                "KeyService", "Observability", "Threads", logging, metrics, lifecycle, signals,
             ]),
         room("Doctor", ["GRPCEngine", "KMSWire", "SecureMemory", "CShims"]),
         .executableTarget(

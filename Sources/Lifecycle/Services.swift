@@ -4,6 +4,7 @@ internal import Logging
 private import Observability
 internal import ServiceLifecycle
 public import SocketAcceptance
+private import Threads
 
 extension EngineThread: EngineProgress {}
 
@@ -27,7 +28,7 @@ struct Serving: Service {
         manager.stopping()
         state.beginStopping()
         // Whoever asks again means at once. Nothing is lost by it: the next start replaces the socket left behind.
-        for number in [SIGINT, SIGTERM] { signal(number, SIG_DFL) }
+        await SecondSignal.endsTheProcess()
         logger.info(
             "stopping: calls in flight may finish",
             metadata: [Names.LogKey.callsInFlight: "\(server.callsInFlight)", Names.LogKey.limit: "\(grace)"])
@@ -76,6 +77,30 @@ struct Serving: Service {
             if await acceptor.counts.connections == 0 { return }
             // Cancelled: no time is left for manners.
             do { try await clock.sleep(for: Self.step) } catch { return }
+        }
+    }
+}
+
+/// What SIGINT and SIGTERM do once the daemon is stopping.
+private enum SecondSignal {
+    /// Gives them their usual effect, and a thread that lets them in: the others may all have them blocked, and then whoever
+    /// waited for the first one would take the second one too.
+    static func endsTheProcess() async {
+        for number in [SIGINT, SIGTERM] { signal(number, SIG_DFL) }
+        await withCheckedContinuation { ready in
+            let thread = OwnedThread(name: "signals") {
+                var both = sigset_t()
+                unsafe sigemptyset(&both)
+                for number in [SIGINT, SIGTERM] { unsafe sigaddset(&both, number) }
+                unsafe pthread_sigmask(SIG_UNBLOCK, &both, nil)
+                ready.resume()
+                while true { pause() }
+            }
+            switch consume thread {
+            case let thread?: thread.abandon()
+            // No thread left: the stop goes on as it does, only not faster.
+            case nil: ready.resume()
+            }
         }
     }
 }

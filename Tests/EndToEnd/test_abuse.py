@@ -22,7 +22,7 @@ from h2wire import ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE,
 from kms import V2_PATH, v2
 
 #: What a hostile peer may cost at its worst, and what may stay of it, in MiB.
-PEAK, LEFT = 384, 48
+PEAK, LEFT = 640, 48
 #: How many lines at level info or above one peer may cause in a few seconds.
 LOG_LINES = 200
 FLOOD_SECONDS = 2.5

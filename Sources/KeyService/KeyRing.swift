@@ -77,6 +77,7 @@ public final class KeyRing: Sendable {
     /// Reads `keyring.json`, then observes every key until the task is cancelled, each at its own pace.
     public func run<C: Clock>(clock: C = ContinuousClock()) async where C.Duration == Duration {
         loadHistory()
+        for key in keys { await key.enterCache() }
         await withTaskGroup(of: Void.self) { group in
             for key in keys {
                 group.addTask { await key.prefetch(clock: clock, retryEvery: self.settings.observeEvery) }
@@ -99,6 +100,7 @@ public final class KeyRing: Sendable {
     /// One observation of every key, as `run` makes them.
     func observeOnce() async {
         loadHistory()
+        for key in keys { await key.enterCache() }
         await withTaskGroup(of: Void.self) { group in
             for key in keys { group.addTask { await self.step(key) } }
         }

@@ -140,18 +140,15 @@ public struct KeyHealth: Sendable {
     private func left(
         after code: RemoteKMSError.Code, since proof: Duration, at now: Duration
     ) -> Duration {
-        let riding = limits.rideThrough - (now - proof)
+        let unproven = now - proof
         switch code {
-        case .deadlineExceeded, .unavailable, .throttled, .malformedReply: return riding
-        case .unauthenticated, .permissionDenied, .misconfigured:
+        case .deadlineExceeded, .unavailable, .throttled, .malformedReply:
+            return limits.rideThrough - unproven
+        case .unauthenticated, .permissionDenied, .misconfigured, .keyNotFound:
+            let grace = code == .keyNotFound ? limits.missingKeyGrace : limits.authGrace
+            guard grace > .zero else { return .zero }
             return min(
-                max(riding, limits.authGrace - (now - proof)),
-                limits.authGrace - (now - (isRefusedSince ?? now)))
-        case .keyNotFound:
-            guard limits.missingKeyGrace > .zero else { return .zero }
-            return min(
-                max(riding, limits.missingKeyGrace - (now - proof)),
-                limits.missingKeyGrace - (now - (isRefusedSince ?? now)))
+                max(limits.rideThrough, grace) - unproven, grace - (now - (isRefusedSince ?? now)))
         // Said of the key itself, or of what new ciphertexts would carry: they could not be read again.
         case .keyDisabled, .invalidCiphertext: return .zero
         }

@@ -1,0 +1,230 @@
+private import DEKCache
+internal import EnvelopeCrypto
+private import FoundationEssentials
+private import Logging
+private import Observability
+internal import RemoteKMS
+private import SecureMemory
+private import Synchronization
+
+// The local KEK that a key encrypts with: made, proven, announced, renewed, taken up again.
+
+extension RingKey {
+    /// How many remembered local KEKs are tried before a new one is made.
+    private static let adoptionTries = 16
+
+    /// Goes on under the key_id announced before the restart while the version seen now settles; if that cannot be,
+    /// announces the new one at once.
+    func resume(_ former: String, seen: Sighting, at now: Moment) async throws(RemoteKMSError) {
+        var resumed: Active?
+        do throws(RemoteKMSError) {
+            if let keyID = try? KeyID(parsing: former) { resumed = try await adopted(keyID) }
+        } catch {
+            switch error.code {
+            // Neither version would do now.
+            case .deadlineExceeded, .unavailable, .throttled, .malformedReply: throw error
+            case .unauthenticated, .permissionDenied, .keyNotFound, .keyDisabled, .invalidCiphertext,
+                .misconfigured:
+                break
+            }
+        }
+        guard let resumed else {
+            state.withLock { $0.observer.cannotResume() }
+            return try await activate(seen, at: now)
+        }
+        await swap(to: resumed, at: now)
+        // Settling begins with this observation.
+        _ = decision(on: seen, at: now)
+    }
+
+    /// Announces a version: with a remembered local KEK if one opens, else with a new one.
+    func activate(_ seen: Sighting, at now: Moment) async throws(RemoteKMSError) {
+        let active =
+            if let adopted = try await adopted(seen.keyID) { adopted } else { try await made(seen, at: now) }
+        history.saw(version: seen.description.version, of: seen.keyID.keyPart)
+        await swap(to: active, at: now)
+    }
+
+    /// Looks after former versions, and renews a local KEK that has done its time; true if it did.
+    func maintain(_ seen: Sighting, at now: Moment) async throws(RemoteKMSError) -> Bool {
+        guard let active = state.withLock({ $0.active }) else { return false }
+        await probeFormerVersion(than: active.keyID)
+
+        guard active.writer != nil else { return false }
+        let isDue =
+            active.age(at: now.epochSeconds) >= settings.localKEKMaximumAge
+            || active.uses >= settings.localKEKMaximumUses
+        // While another version settles, a new local KEK would be wrapped under that one already.
+        guard isDue, seen.keyID == active.keyID else { return false }
+        await swap(to: try await made(seen, at: now), at: now)
+        return true
+    }
+
+    /// Unwraps one remembered local KEK of a former key_id, the next one each time: a former version that was disabled
+    /// must not first show when everything is read again.
+    private func probeFormerVersion(than current: KeyID) async {
+        var newest: [String: RememberedKEK] = [:]
+        var order: [String] = []
+        for kek in history.history.localKEKs where kek.keyID != current.description {
+            guard let keyID = try? KeyID(parsing: kek.keyID), keyID.keyPart == current.keyPart else {
+                continue
+            }
+            if newest.updateValue(kek, forKey: kek.keyID) == nil { order.append(kek.keyID) }
+        }
+        guard !order.isEmpty else { return }
+        let turn = state.withLock { state in
+            state.probes += 1
+            return state.probes
+        }
+        guard let kek = newest[order[turn % order.count]], let keyID = try? KeyID(parsing: kek.keyID),
+            let suite = Suite(rawValue: kek.suite)
+        else { return }
+        var trouble: RemoteKMSError?
+        do throws(RemoteKMSError) {
+            _ = try await unwrap(
+                [UInt8](kek.wrapped), keyID: keyID, suite: suite, deadline: .after(Self.callLimit))
+        } catch {
+            trouble = RemoteKMSError(
+                error.code,
+                "what was written under the former key_id \(keyID) cannot be read: \(error.summary)",
+                remedy: error.remedy)
+        }
+        if Task.isCancelled { return }
+        let before = state.withLock { state in
+            defer { state.formerTroubles[kek.keyID] = trouble }
+            return state.formerTroubles[kek.keyID]
+        }
+        if let trouble, trouble != before {
+            logger.warning(
+                "a former version of the key has trouble",
+                metadata: [
+                    Names.LogKey.keyID: "\(keyID)", Names.LogKey.code: "\(trouble.code)",
+                    Names.LogKey.error: "\(trouble.summary)", Names.LogKey.remedy: "\(trouble.remedy)",
+                ])
+        }
+    }
+
+    /// The newest local KEK made here for this key_id that still opens.
+    func adopted(_ keyID: KeyID) async throws(RemoteKMSError) -> Active? {
+        if settings.writeFormat == .compatible {
+            // Nothing is kept for it; what has to be known is that the backend serves.
+            try await wrapProbe()
+            try await unwrapProbe()
+            return Active(compatible: keyID, madeAt: 0)
+        }
+        let ours = history.history.localKEKs.filter {
+            $0.keyID == keyID.description && $0.suite == settings.suite.rawValue && $0.madeAt != nil
+        }
+        for remembered in ours.suffix(Self.adoptionTries).reversed() {
+            let wrapped = [UInt8](remembered.wrapped)
+            do throws(RemoteKMSError) {
+                let kek = try await unwrap(
+                    wrapped, keyID: keyID, suite: settings.suite, deadline: .after(Self.callLimit))
+                return Active(try writer(kek, wrapped), madeAt: remembered.madeAt ?? 0)
+            } catch {
+                // Only the backend's word on these bytes lets us pass them over; any other trouble would make a
+                // new local KEK at every restart.
+                guard error.code == .invalidCiphertext || error.code == .keyNotFound else { throw error }
+                logger.warning(
+                    "a remembered local KEK does not open and is passed over",
+                    metadata: [Names.LogKey.error: "\(error)"])
+            }
+        }
+        return nil
+    }
+
+    /// A new local KEK: wrapped, unwrapped and compared, and the version looked at again.
+    ///
+    /// A backend that lets us wrap but not unwrap would lose every write.
+    func made(_ seen: Sighting, at now: Moment) async throws(RemoteKMSError) -> Active {
+        let keyID = seen.keyID
+        let kek: LocalKEK
+        let payload: SharedSecret
+        do throws(EnvelopeError) {
+            kek = try LocalKEK(randomFor: keyID, suite: settings.suite, clusterContext: clusterContext)
+            payload = SharedSecret(try kek.payload())
+        } catch { throw RemoteKMSError(.misconfigured, "\(error)") }
+        let wrapped = try await client.wrap(
+            payload, context: Self.context(keyID), for: .upkeep, by: .after(Self.callLimit))
+        let writer = try writer(kek, wrapped)
+        let back = try await unwrap(
+            wrapped, keyID: keyID, suite: settings.suite, deadline: .after(Self.callLimit))
+        guard back.isSame(as: kek) else { throw Self.unwrappedOtherwise }
+        guard try await client.describe(by: .after(Self.callLimit)) == seen.description else {
+            throw RemoteKMSError(
+                .unavailable, "the key changed its version while a local KEK was made",
+                remedy: "nothing is to be done, it is tried again")
+        }
+        return Active(writer, madeAt: now.epochSeconds)
+    }
+
+    private func writer(_ kek: LocalKEK, _ wrapped: [UInt8]) throws(RemoteKMSError) -> EnvelopeWriter {
+        do throws(EnvelopeError) {
+            return try EnvelopeWriter(localKEK: kek, wrappedKey: wrapped)
+        } catch { throw RemoteKMSError(.misconfigured, "\(error)") }
+    }
+
+    private func swap(to active: Active, at now: Moment) async {
+        let before = state.withLock { $0.active }
+        let made = active.writer.map { writer in
+            RememberedKEK(
+                keyID: active.keyID.description, suite: settings.suite.rawValue,
+                wrapped: Data(writer.wrappedKey),
+                madeAt: active.madeAt)
+        }
+        // Written down first: an announced key_id that is not in the history could come back.
+        history.activated(active.keyID.description, with: made)
+        if let warning = history.save() {
+            logger.warning("the key history is not written", metadata: [Names.LogKey.error: "\(warning)"])
+        }
+        await keepOpened(active)
+        state.withLock { state in
+            state.observer.activated(active.keyID.description)
+            state.active = active
+            state.lastProof = now.epochSeconds
+        }
+        monitor.activated(at: now.uptime)
+        if before?.keyID != active.keyID {
+            logger.notice("key_id is active", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
+        } else {
+            logger.info("local KEK renewed", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
+        }
+    }
+
+    /// So that what was written under it opens without a call after the next swap.
+    func keepOpened(_ active: Active) async {
+        guard let writer = active.writer else { return }
+        let digest = try? WrappedKeyDigest(
+            keyPart: active.keyID.keyPart, wrappedKey: writer.wrappedKey, clusterContext: clusterContext)
+        // Without SHA-256 there would be no key_id and no Active.
+        if let digest { await keep(writer.localKEK, as: digest) }
+    }
+
+    func keep(_ kek: LocalKEK, as digest: WrappedKeyDigest) async {
+        await cache.keep(UnwrappedKey(.localKEK(kek)), for: digest.cacheKey, in: scope)
+    }
+
+    func unwrap(
+        _ wrapped: [UInt8], keyID: KeyID, suite: Suite, for purpose: RemoteKMSClient.Purpose = .upkeep,
+        deadline: Deadline
+    ) async throws(RemoteKMSError) -> LocalKEK {
+        let payload = try await client.unwrap(
+            wrapped, context: Self.context(keyID), for: purpose, by: deadline)
+        do throws(EnvelopeError) {
+            return try LocalKEK(
+                unwrapped: payload.bytes, keyID: keyID, suite: suite, clusterContext: clusterContext)
+        } catch .cannotOpen {
+            throw RemoteKMSError(
+                .invalidCiphertext,
+                "what the backend unwrapped is no local KEK of key_id \(keyID) and this cluster")
+        } catch { throw RemoteKMSError(.misconfigured, "\(error)") }
+    }
+
+    private static func context(_ keyID: KeyID) -> WrapContext {
+        WrapContext(purpose: "local-kek", keyID: keyID.description)
+    }
+
+    static let unwrappedOtherwise = RemoteKMSError(
+        .invalidCiphertext, "the backend unwrapped other bytes than it had wrapped",
+        remedy: "do not write with this key; ask whoever runs the backend")
+}

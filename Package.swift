@@ -51,8 +51,9 @@ let package = Package(
         systemModule("CSystemd"),
         systemModule("CYAML"),
         systemModule("CEvent"),
-        systemModule("CCurl"),
         .target(name: "CShims"),
+        // Not a system module: it loads its library itself.
+        .target(name: "CCurl"),
 
         room("Threads", ["CShims"]),
         room("SecureMemory", ["COpenSSL", "CShims"]),

@@ -11,7 +11,7 @@ private import Synchronization
 /// executor preference anywhere. `Statistics.jobsFromHere` per call guards it in a test.
 @safe public final class EngineThread: SerialExecutor, @unchecked Sendable {
     // `queue`, `waker` and `thread` are set before the thread starts and used until it is joined; `ready`, `running`,
-    // `trims` and `trimAt` belong to the thread; everything else is atomic or under `inbox`'s lock.
+    // `trims`, `trimAt` and `lull` belong to the thread; everything else is atomic or under `inbox`'s lock.
     let queue: OpaquePointer
     private let waker: OpaquePointer
     private let inbox = Mutex(Inbox())
@@ -26,6 +26,7 @@ private import Synchronization
     private var ready: [UnownedJob] = []
     private var running: [UnownedJob] = []
     private var trims: HeapTrims
+    private var lull = Lull(processors: Int(ksw_usable_processors()))
     private var trimAt = gpr_inf_future(GPR_CLOCK_MONOTONIC)
 
     private struct Inbox {
@@ -45,6 +46,7 @@ private import Synchronization
     /// Starts libgrpc, the queue and the thread, which keeps the engine until `stop()`.
     public init(name: String = "engine") {
         trims = HeapTrims(resident: ksw_resident_bytes())
+        ksw_forgo_deadlock_detection()
         grpc_init()
         unsafe queue = grpc_completion_queue_create_for_next(nil)
         unsafe waker = ksw_waker_new(queue)
@@ -173,7 +175,7 @@ private import Synchronization
         clock.store(ksw_thread_clock(), ordering: .relaxed)
         unsafe ksw_name_this_thread(name)
         while true {
-            let event = unsafe grpc_completion_queue_next(queue, trimAt, nil)
+            let event = unsafe nextEvent()
             switch unsafe event.type {
             case GRPC_OP_COMPLETE:
                 let sink = unsafe complete(
@@ -186,6 +188,26 @@ private import Synchronization
                 return
             }
         }
+    }
+
+    private func nextEvent() -> grpc_event {
+        var began = ksw_monotonic_time()
+        if lull.isWorthLooking {
+            let end = began + Lull.longestLook
+            while began < end {
+                // A deadline that has passed: C-core polls once and does not sleep.
+                let event = unsafe grpc_completion_queue_next(queue, gpr_inf_past(GPR_CLOCK_MONOTONIC), nil)
+                if unsafe event.type != GRPC_QUEUE_TIMEOUT {
+                    lull.looked(isSeen: true)
+                    return unsafe event
+                }
+                began = ksw_monotonic_time()
+            }
+            lull.looked(isSeen: false)
+        }
+        let event = unsafe grpc_completion_queue_next(queue, trimAt, nil)
+        lull.slept(ksw_monotonic_time() - began)
+        return unsafe event
     }
 
     private func trim() {

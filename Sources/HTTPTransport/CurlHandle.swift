@@ -13,7 +13,7 @@ private import Glibc
 
     /// Nil without memory.
     init?() {
-        guard let easy = unsafe curl_easy_init() else { return nil }
+        guard let easy = unsafe ksw_curl_easy_init() else { return nil }
         unsafe self.easy = unsafe easy
         unsafe text = .allocate(capacity: Int(CURL_ERROR_SIZE))
         unsafe text.initialize(repeating: 0, count: Int(CURL_ERROR_SIZE))
@@ -23,8 +23,8 @@ private import Glibc
 
     deinit {
         unsafe precondition(multi == nil, "handle dropped while curl works on it")
-        unsafe curl_easy_cleanup(easy)
-        unsafe lists.forEach { unsafe curl_slist_free_all($0) }
+        unsafe ksw_curl_easy_cleanup(easy)
+        unsafe lists.forEach { unsafe ksw_curl_slist_free_all($0) }
         unsafe text.deallocate()
     }
 
@@ -32,7 +32,7 @@ private import Glibc
 
     /// Starts the transfer.
     func add(to multi: OpaquePointer) -> CURLMcode {
-        let code = unsafe curl_multi_add_handle(multi, easy)
+        let code = unsafe ksw_curl_multi_add_handle(multi, easy)
         if code == CURLM_OK { unsafe self.multi = unsafe multi }
         return code
     }
@@ -40,7 +40,7 @@ private import Glibc
     /// Ends the transfer, wherever it is.
     func remove() {
         guard let multi = unsafe multi.take() else { return }
-        let code = unsafe curl_multi_remove_handle(multi, easy)
+        let code = unsafe ksw_curl_multi_remove_handle(multi, easy)
         precondition(code == CURLM_OK, "libcurl does not give a transfer back: \(code.rawValue)")
     }
 
@@ -59,7 +59,7 @@ private import Glibc
     func set(_ option: CURLoption, lines: [String]) {
         var list: UnsafeMutablePointer<curl_slist>?
         for line in lines {
-            guard let longer = unsafe curl_slist_append(list, line) else {
+            guard let longer = unsafe ksw_curl_slist_append(list, line) else {
                 note(CURLE_OUT_OF_MEMORY)
                 break
             }

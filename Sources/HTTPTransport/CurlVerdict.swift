@@ -71,7 +71,7 @@ enum CurlVerdict {
         case CURLE_WEIRD_SERVER_REPLY, CURLE_UNSUPPORTED_PROTOCOL, CURLE_BAD_CONTENT_ENCODING:
             return failed(.malformedAnswer, "\(peer) did not answer with HTTP")
         default:
-            let reason = unsafe String(cString: curl_easy_strerror(facts.code))
+            let reason = unsafe String(cString: ksw_curl_easy_strerror(facts.code))
             return failed(.system, "request to \(peer): libcurl says \(reason) (\(facts.code.rawValue))")
         }
     }

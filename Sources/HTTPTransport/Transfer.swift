@@ -101,7 +101,7 @@ internal import Synchronization
         setRequest(handle, settings)
         setCallbacks(handle)
         guard handle.failure == CURLE_OK else {
-            let reason = unsafe String(cString: curl_easy_strerror(handle.failure))
+            let reason = unsafe String(cString: ksw_curl_easy_strerror(handle.failure))
             throw HTTPFailure(.system, "libcurl refuses a request to \(peer): \(reason)")
         }
         let code = unsafe handle.add(to: multi)

@@ -28,15 +28,22 @@ private import Synchronization
     private var names = NameCache()
     private var lookups: [String: Lookup.Running] = [:]
 
-    /// Once in a process, and before curl does anything: its memory hooks must know every allocation.
-    private static let initialized: CURLcode = ksw_curl_global_init()
+    /// Why libcurl cannot be used, if so. Found out once in a process, and before curl does anything: its memory hooks must know
+    /// every allocation.
+    private static let unusable: String? = {
+        if let reason = unsafe ksw_curl_load() {
+            return unsafe "\(String(cString: reason)): install libcurl4"
+        }
+        return ksw_curl_global_init() == CURLE_OK ? nil : "it cannot be set up: out of memory or descriptors"
+    }()
 
     /// A loop for a thread that the caller starts with `run()`.
     init(
         settings: HTTPTransport.Settings, rules: ProxyRules, lookup: @escaping Lookup.Function
     ) throws(HTTPFailure) {
-        guard Self.initialized == CURLE_OK, let multi = unsafe curl_multi_init() else {
-            throw HTTPFailure(.system, "libcurl cannot be set up: out of memory or descriptors")
+        if let reason = Self.unusable { throw HTTPFailure(.system, "libcurl: \(reason)") }
+        guard let multi = unsafe ksw_curl_multi_init() else {
+            throw HTTPFailure(.system, "libcurl: out of memory or descriptors")
         }
         self.settings = settings
         self.rules = rules
@@ -103,7 +110,7 @@ private import Synchronization
     /// Frees what the loop holds; in place of `run()`.
     func discard() {
         inbox.withLock { $0.life = .ended }
-        unsafe curl_multi_cleanup(multi)
+        unsafe ksw_curl_multi_cleanup(multi)
     }
 
     /// Whether nothing is left.
@@ -112,7 +119,7 @@ private import Synchronization
     private func wake(_ inbox: inout Inbox) {
         guard !inbox.isWakePosted else { return }
         inbox.isWakePosted = true
-        _ = unsafe curl_multi_wakeup(multi)
+        _ = unsafe ksw_curl_multi_wakeup(multi)
     }
 
     private func answered(_ name: String, _ answer: NameCache.Answer) {
@@ -130,10 +137,10 @@ private import Synchronization
         while takeInbox() {
             startLookups()
             var running: Int32 = 0
-            _ = unsafe curl_multi_perform(multi, &running)
+            _ = unsafe ksw_curl_multi_perform(multi, &running)
             takeResults()
             let next = expire(now: .now)
-            _ = unsafe curl_multi_poll(multi, nil, 0, Self.milliseconds(until: next), nil)
+            _ = unsafe ksw_curl_multi_poll(multi, Self.milliseconds(until: next))
         }
         for lookup in lookups.values { lookup.abandon() }
         lookups.removeAll()
@@ -141,7 +148,7 @@ private import Synchronization
             inbox.life = .ended
             return inbox.whenEnded
         }
-        unsafe curl_multi_cleanup(multi)
+        unsafe ksw_curl_multi_cleanup(multi)
         for waiter in waiters { waiter.resume() }
     }
 

@@ -101,6 +101,10 @@ void ksw_name_this_thread(const char *name);
 int ksw_thread_clock(void);
 /// clock_gettime of that clock, in nanoseconds, from any thread; 0 if the thread has ended.
 int64_t ksw_thread_time(int clock);
+/// CLOCK_MONOTONIC in nanoseconds.
+int64_t ksw_monotonic_time(void);
+/// Processors that this process may run on, from sched_getaffinity; at least 1.
+int ksw_usable_processors(void);
 /// mallopt(M_ARENA_MAX, 1): one arena, so that memory freed after a burst can be given back.
 void ksw_use_one_malloc_arena(void);
 /// malloc_trim(0).

@@ -1,7 +1,8 @@
-// libcurl 7.88 (Debian libcurl4-openssl-dev), and static-inline shims for what Swift cannot call: variadic functions,
-// one per type of argument, and memory hooks. OpenSSL's headers only for two calls that curl leaves to its user.
-#ifndef KMSWARD_CCURL_SHIM_H
-#define KMSWARD_CCURL_SHIM_H
+// libcurl 7.88 (Debian libcurl4-openssl-dev), loaded when the first transport is made: with a local key alone nobody pays
+// for it and the twenty libraries behind it. Then static-inline shims for what Swift cannot call: variadic functions, one per
+// type of argument, and memory hooks. OpenSSL's headers only for two calls that curl leaves to its user.
+#ifndef KMSWARD_CCURL_H
+#define KMSWARD_CCURL_H
 
 // First: fd_set must look as it does in Swift's Glibc module, whatever later headers define.
 #include <sys/select.h>
@@ -16,6 +17,27 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+// --- loading ---
+
+#define KSW_CURL_CALLS(call)                                                                                           \
+    call(easy_cleanup) call(easy_getinfo) call(easy_init) call(easy_setopt) call(easy_strerror)                        \
+    call(global_init_mem) call(multi_add_handle) call(multi_cleanup) call(multi_info_read) call(multi_init)            \
+    call(multi_perform) call(multi_poll) call(multi_remove_handle) call(multi_setopt) call(multi_wakeup)               \
+    call(slist_append) call(slist_free_all)
+
+/// libcurl's functions by their own names without `curl_`.
+typedef struct ksw_curl_calls {
+#define KSW_CURL_MEMBER(name) __typeof__(curl_##name) *name;
+    KSW_CURL_CALLS(KSW_CURL_MEMBER)
+#undef KSW_CURL_MEMBER
+} ksw_curl_calls;
+
+/// All null before ksw_curl_load() has succeeded, and constant after it.
+extern ksw_curl_calls ksw_curl;
+
+/// Loads libcurl, once; not at the same time from two threads. NULL, or why it cannot be, in the loader's words.
+const char *ksw_curl_load(void);
 
 // --- memory: what curl frees is wiped first, since requests, answers and tokens pass through it ---
 
@@ -44,37 +66,62 @@ static inline void *ksw_curl_realloc(void *start, size_t size) {
 
 /// curl_global_init_mem(3) with wiping hooks.
 static inline CURLcode ksw_curl_global_init(void) {
-    return curl_global_init_mem(CURL_GLOBAL_DEFAULT, malloc, ksw_curl_free, ksw_curl_realloc, strdup, calloc);
+    return ksw_curl.global_init_mem(CURL_GLOBAL_DEFAULT, malloc, ksw_curl_free, ksw_curl_realloc, strdup, calloc);
 }
+
+// --- what needs no more than the call ---
+
+static inline CURL *ksw_curl_easy_init(void) { return ksw_curl.easy_init(); }
+static inline void ksw_curl_easy_cleanup(CURL *easy) { ksw_curl.easy_cleanup(easy); }
+static inline const char *ksw_curl_easy_strerror(CURLcode code) { return ksw_curl.easy_strerror(code); }
+static inline struct curl_slist *ksw_curl_slist_append(struct curl_slist *list, const char *text) {
+    return ksw_curl.slist_append(list, text);
+}
+static inline void ksw_curl_slist_free_all(struct curl_slist *list) { ksw_curl.slist_free_all(list); }
+static inline CURLM *ksw_curl_multi_init(void) { return ksw_curl.multi_init(); }
+static inline CURLMcode ksw_curl_multi_cleanup(CURLM *multi) { return ksw_curl.multi_cleanup(multi); }
+static inline CURLMcode ksw_curl_multi_add_handle(CURLM *multi, CURL *easy) {
+    return ksw_curl.multi_add_handle(multi, easy);
+}
+static inline CURLMcode ksw_curl_multi_remove_handle(CURLM *multi, CURL *easy) {
+    return ksw_curl.multi_remove_handle(multi, easy);
+}
+static inline CURLMcode ksw_curl_multi_perform(CURLM *multi, int *running) {
+    return ksw_curl.multi_perform(multi, running);
+}
+static inline CURLMcode ksw_curl_multi_poll(CURLM *multi, int milliseconds) {
+    return ksw_curl.multi_poll(multi, NULL, 0, milliseconds, NULL);
+}
+static inline CURLMcode ksw_curl_multi_wakeup(CURLM *multi) { return ksw_curl.multi_wakeup(multi); }
 
 // --- curl_easy_setopt(3) ---
 
 static inline CURLcode ksw_curl_set_long(CURL *easy, CURLoption option, long value) {
-    return curl_easy_setopt(easy, option, value);
+    return ksw_curl.easy_setopt(easy, option, value);
 }
 static inline CURLcode ksw_curl_set_size(CURL *easy, CURLoption option, int64_t value) {
-    return curl_easy_setopt(easy, option, (curl_off_t)value);
+    return ksw_curl.easy_setopt(easy, option, (curl_off_t)value);
 }
 /// curl copies the text; NULL takes an option back.
 static inline CURLcode ksw_curl_set_text(CURL *easy, CURLoption option, const char *value) {
-    return curl_easy_setopt(easy, option, value);
+    return ksw_curl.easy_setopt(easy, option, value);
 }
 /// curl borrows the list until the transfer's end.
 static inline CURLcode ksw_curl_set_list(CURL *easy, CURLoption option, struct curl_slist *value) {
-    return curl_easy_setopt(easy, option, value);
+    return ksw_curl.easy_setopt(easy, option, value);
 }
 static inline CURLcode ksw_curl_set_pointer(CURL *easy, CURLoption option, void *value) {
-    return curl_easy_setopt(easy, option, value);
+    return ksw_curl.easy_setopt(easy, option, value);
 }
 /// For CURLOPT_WRITEFUNCTION, CURLOPT_HEADERFUNCTION and CURLOPT_READFUNCTION, whose signatures are the same.
 static inline CURLcode ksw_curl_set_transfer_callback(CURL *easy, CURLoption option, curl_write_callback callback) {
-    return curl_easy_setopt(easy, option, callback);
+    return ksw_curl.easy_setopt(easy, option, callback);
 }
 static inline CURLcode ksw_curl_set_seek_callback(CURL *easy, curl_seek_callback callback) {
-    return curl_easy_setopt(easy, CURLOPT_SEEKFUNCTION, callback);
+    return ksw_curl.easy_setopt(easy, CURLOPT_SEEKFUNCTION, callback);
 }
 static inline CURLcode ksw_curl_set_prerequest_callback(CURL *easy, curl_prereq_callback callback) {
-    return curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, callback);
+    return ksw_curl.easy_setopt(easy, CURLOPT_PREREQFUNCTION, callback);
 }
 
 /// For CURLOPT_SSL_CTX_FUNCTION. OpenSSL's record buffer keeps the last plaintext it passed on, unless told otherwise.
@@ -83,7 +130,7 @@ static inline void ksw_tls_wipe_plaintext(void *context) {
 }
 /// Fails where curl is not built on OpenSSL.
 static inline CURLcode ksw_curl_set_tls_callback(CURL *easy, curl_ssl_ctx_callback callback) {
-    return curl_easy_setopt(easy, CURLOPT_SSL_CTX_FUNCTION, callback);
+    return ksw_curl.easy_setopt(easy, CURLOPT_SSL_CTX_FUNCTION, callback);
 }
 
 static inline int ksw_prepare_socket(void *user_timeout_ms, curl_socket_t socket, curlsocktype purpose) {
@@ -95,29 +142,29 @@ static inline int ksw_prepare_socket(void *user_timeout_ms, curl_socket_t socket
 }
 /// Ends connections whose peer has acknowledged nothing for so long: they are dead, whoever waits on them.
 static inline CURLcode ksw_curl_limit_silence(CURL *easy, unsigned int milliseconds) {
-    CURLcode code = curl_easy_setopt(easy, CURLOPT_SOCKOPTFUNCTION, ksw_prepare_socket);
+    CURLcode code = ksw_curl.easy_setopt(easy, CURLOPT_SOCKOPTFUNCTION, ksw_prepare_socket);
     if (code != CURLE_OK) return code;
-    return curl_easy_setopt(easy, CURLOPT_SOCKOPTDATA, (void *)(uintptr_t)milliseconds);
+    return ksw_curl.easy_setopt(easy, CURLOPT_SOCKOPTDATA, (void *)(uintptr_t)milliseconds);
 }
 
 // --- curl_easy_getinfo(3), curl_multi_setopt(3), messages; 0 where there is nothing to tell ---
 
 static inline long ksw_curl_get_long(CURL *easy, CURLINFO info) {
     long value = 0;
-    return curl_easy_getinfo(easy, info, &value) == CURLE_OK ? value : 0;
+    return ksw_curl.easy_getinfo(easy, info, &value) == CURLE_OK ? value : 0;
 }
 static inline uintptr_t ksw_curl_get_private(CURL *easy) {
     char *value = NULL;
-    return curl_easy_getinfo(easy, CURLINFO_PRIVATE, &value) == CURLE_OK ? (uintptr_t)value : 0;
+    return ksw_curl.easy_getinfo(easy, CURLINFO_PRIVATE, &value) == CURLE_OK ? (uintptr_t)value : 0;
 }
 static inline CURLMcode ksw_curl_multi_set_long(CURLM *multi, CURLMoption option, long value) {
-    return curl_multi_setopt(multi, option, value);
+    return ksw_curl.multi_setopt(multi, option, value);
 }
 /// The next transfer that has ended, or NULL; its result goes to `code`.
 static inline CURL *ksw_curl_next_ended(CURLM *multi, CURLcode *code) {
     int left = 0;
     CURLMsg *message;
-    while ((message = curl_multi_info_read(multi, &left)) != NULL) {
+    while ((message = ksw_curl.multi_info_read(multi, &left)) != NULL) {
         if (message->msg != CURLMSG_DONE) continue;
         *code = message->data.result;
         return message->easy_handle;

@@ -28,8 +28,9 @@ private import Synchronization
     private var names = NameCache()
     private var lookups: [String: Lookup.Running] = [:]
 
-    /// Why libcurl cannot be used, if so. Found out once in a process, and before curl does anything: its memory hooks must know
-    /// every allocation.
+    /// Why libcurl cannot be used, if so.
+    ///
+    /// Found out once in a process, and before curl does anything: its memory hooks must know every allocation.
     private static let unusable: String? = {
         if let reason = unsafe ksw_curl_load() {
             return unsafe "\(String(cString: reason)): install libcurl4"

@@ -32,7 +32,9 @@ import Testing
             }
             rests.append(slept)
         }
-        #expect(rests == [3, 5, 9, 17, 33, 65, 65, 65], "2 to the power of the looks in vain, and one that shows a burst")
+        #expect(
+            rests == [3, 5, 9, 17, 33, 65, 65, 65],
+            "2 to the power of the looks in vain, and one that shows a burst")
         lull.looked(isSeen: true)
         lull.looked(isSeen: false)
         var slept = 0

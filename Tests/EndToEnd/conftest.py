@@ -14,6 +14,8 @@ import pytest
 
 import daemon as daemons
 import gobuild
+import jdcloud_client
+from jdcloud_client import ACCESS_KEY, KEY, SECRET_KEY
 from kms import REPOSITORY
 
 
@@ -81,6 +83,40 @@ def kms(shared):
     """A connection to the shared daemon."""
     with shared.kms() as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def cloud():
+    """A fake JD Cloud for the tests of a module."""
+    with jdcloud_client.JDCloudFake() as fake:
+        yield fake
+
+
+@pytest.fixture
+def fake(cloud):
+    """The same, its switches and counters as at the start."""
+    cloud.reset()
+    return cloud
+
+
+@pytest.fixture
+def on_jdcloud(start, folder, fake):
+    """Starts a daemon with one key of the fake: on_jdcloud(options of the provider..., key=..., changes=...)."""
+    (folder / "ak").write_text(ACCESS_KEY + "\n")
+    (folder / "sk").write_text(SECRET_KEY + "\n")
+
+    def make(changes=None, key=None, **options):
+        files = {"source": "files", "access_key_file": str(folder / "ak"), "secret_key_file": str(folder / "sk")}
+        block = {
+            "key_id": KEY,
+            "endpoint": fake.https_url.removeprefix("https://"),
+            "ca_file": fake.ca,
+            "credentials": files,
+            **options,
+        }
+        return start(keys=[{"name": "primary", "jdcloud": block, **(key or {})}], **(changes or {}))
+
+    return make
 
 
 @pytest.fixture(scope="session")

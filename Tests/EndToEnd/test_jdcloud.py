@@ -6,41 +6,8 @@ import json
 import grpc
 import pytest
 
-import jdcloud_client
 from daemon import command, eventually
 from jdcloud_client import ACCESS_KEY, KEY, SECRET_KEY
-
-
-@pytest.fixture(scope="module")
-def cloud():
-    with jdcloud_client.JDCloudFake() as fake:
-        yield fake
-
-
-@pytest.fixture
-def fake(cloud):
-    cloud.reset()
-    return cloud
-
-
-@pytest.fixture
-def on_jdcloud(start, folder, fake):
-    """Starts a daemon with one key of JD Cloud: on_jdcloud(endpoint options..., changes=...)."""
-    (folder / "ak").write_text(ACCESS_KEY + "\n")
-    (folder / "sk").write_text(SECRET_KEY + "\n")
-
-    def make(changes=None, key=None, **options):
-        files = {"source": "files", "access_key_file": str(folder / "ak"), "secret_key_file": str(folder / "sk")}
-        block = {
-            "key_id": KEY,
-            "endpoint": fake.https_url.removeprefix("https://"),
-            "ca_file": fake.ca,
-            "credentials": files,
-            **options,
-        }
-        return start(keys=[{"name": "primary", "jdcloud": block, **(key or {})}], **(changes or {}))
-
-    return make
 
 
 def role_of(fake):

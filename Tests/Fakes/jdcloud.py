@@ -11,9 +11,10 @@ import asyncio
 import base64
 import binascii
 import collections
-import gc
-import json
 import contextlib
+import gc
+import hashlib
+import json
 import os
 import pathlib
 import re
@@ -130,6 +131,7 @@ class Call:
         self.listener, self.connection, self.request = listener, connection, request
         self.operation, self.key_id, self.version, self.access_key = "unknown", None, None, None
         self.algorithm = None
+        self.blob = None
         self.account = None
         self.refusal = None
         self.request_id = uuid.uuid4().hex
@@ -392,6 +394,8 @@ class JDCloud:
         return [("x-jdcloud-request-id", call.request_id), ("via", "jd-gateway/1.0")]
 
     def _success(self, call, result):
+        if "ciphertextBlob" in result:
+            call.blob = hashlib.sha256(base64.b64decode(result["ciphertextBlob"])).hexdigest()
         body = body_of({"requestId": call.request_id, "result": result})
         return Reply(200, body, headers=self._fields(call), chunked=self.settings["chunked"])
 
@@ -420,6 +424,8 @@ class JDCloud:
                 "outcome": outcome,
                 "status": status,
                 "request_id": call.request_id,
+                # Of what was answered, so that it can be told that nothing was added.
+                "blob_sha256": call.blob,
                 "own_microseconds": round(call.own * 1e6),
             }
         )

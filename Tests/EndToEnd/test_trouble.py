@@ -190,7 +190,7 @@ def test_trouble_beyond_its_time_stops_status_and_writes_and_nothing_that_is_kno
 @pytest.mark.parametrize(
     "granted, unread",
     [(("encrypt", "describe"), "PERMISSION_DENIED"), (("decrypt", "describe"), OK)],
-    ids=["decrypt revoked", "encrypt revoked"],
+    ids=("decrypt revoked", "encrypt revoked"),
 )
 @pytest.mark.parametrize("write_format", FORMATS)
 def test_c21_half_a_permission_is_told_at_the_next_probe_and_stops_status_after_the_grace(
@@ -200,21 +200,47 @@ def test_c21_half_a_permission_is_told_at_the_next_probe_and_stops_status_after_
     ciphertexts = unseen(write_format, 2)
     # More than a probe, so that the grace is seen.
     one = on_jdcloud(key={"write_format": write_format, "ride_through": "3s", "auth_grace": "3s"})
-    check(
-        one, fake, only(*granted), "the key does not serve", (denied, denied, denied, denied, OK, unread), ciphertexts
-    )  # fmt: skip
+    expected = (denied, denied, denied, denied, OK, unread)
+    check(one, fake, only(*granted), "the key does not serve", expected, ciphertexts)
     assert "the key has trouble and goes on with what it has" in one.log(), "the grace comes first"
 
 
-@pytest.mark.parametrize("write_format", FORMATS)
-def test_a_disabled_key_stops_writes_at_first_sight_and_reads_go_on(on_jdcloud, unseen, fake, write_format):
+def scheduled(fake):
+    # As the service does it, what is not deleted after all comes back disabled.
+    return undone(
+        lambda: fake.key(KEY, "delete"), lambda: (fake.key(KEY, "cancelDelete"), fake.key(KEY, "enable"))
+    )  # fmt: skip
+
+
+def without_versions(fake):
+    versions = fake.versions(KEY)
+    return undone(
+        lambda: [fake.version(KEY, one, "disable") for one in versions],
+        lambda: [fake.version(KEY, one, "enable") for one in versions],
+    )
+
+
+STOPPED = "FAILED_PRECONDITION"
+
+
+@pytest.mark.parametrize(
+    "write_format, fault, unread",
+    [
+        ("envelope", disabled, STOPPED),
+        ("compatible", disabled, STOPPED),
+        ("envelope", scheduled, STOPPED),
+        # Said of the version that wrapped it: others may open.
+        ("envelope", without_versions, "PERMISSION_DENIED"),
+    ],
+)
+def test_a_key_that_may_not_be_used_stops_writes_at_first_sight_and_reads_go_on(
+    on_jdcloud, unseen, fake, write_format, fault, unread
+):
     # What happens half a minute later is KeyServiceTests' and the drill's.
-    stopped = "FAILED_PRECONDITION"
     ciphertexts = unseen(write_format, 2)
     one = on_jdcloud(key={"write_format": write_format})
-    check(
-        one, fake, disabled, "the key does not serve", (stopped, stopped, stopped, stopped, OK, stopped), ciphertexts
-    )  # fmt: skip
+    expected = (STOPPED, STOPPED, STOPPED, STOPPED, OK, unread)
+    check(one, fake, fault, "the key does not serve", expected, ciphertexts)
 
 
 def test_a_damaged_ciphertext_concerns_itself_alone_and_is_asked_about_once(on_jdcloud, fake):

@@ -404,8 +404,8 @@ public actor RemoteKMSClient {
                 return .failure(
                     RemoteKMSError(
                         .deadlineExceeded,
-                        "no answer within \(begun.duration(to: deadline.instant).inSeconds)\(before)",
-                        remedy: last?.remedy ?? ""))
+                        "\(name) did not answer \(operation) within \(begun.duration(to: deadline.instant).inSeconds)\(before)",
+                        remedy: last?.remedy ?? "see whether it is up and how long it takes from this host"))
             }
         }
         return .failure(Self.abandoned)  // cancelled: the stream has ended

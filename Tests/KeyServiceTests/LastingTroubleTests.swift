@@ -90,6 +90,33 @@ struct LastingTroubleTests {
         #expect(try await plugin.status().healthz == "ok")
     }
 
+    @Test(
+        "a key that is said twice to be disabled is wiped, and reads again under its key_id once it is enabled"
+    )
+    func denied() async throws {
+        let provider = FakeProvider()
+        let plugin = await Plugin.started(provider)
+        let written = try await plugin.encrypt(random(32))
+        let elsewhere = try await Plugin.started(FakeProvider()).encrypt(random(32))
+        _ = try await plugin.decrypt(elsewhere)
+        for operation in FakeProvider.Operation.allCases { provider.fail(operation, .keyDisabled) }
+        await plugin.observe(after: .seconds(30))
+        await expectStopped(plugin, .failedPrecondition)
+        for read in [written, elsewhere] { #expect(try await plugin.decrypt(read).count == 32) }
+        // Not yet half a minute since it was first said.
+        await plugin.observe(after: .seconds(29))
+        for read in [written, elsewhere] { #expect(try await plugin.decrypt(read).count == 32) }
+        await plugin.observe(after: .seconds(1))
+        for read in [written, elsewhere] {
+            let refused = await failure { () throws(KMSFailure) in _ = try await plugin.decrypt(read) }
+            #expect(refused?.code == .failedPrecondition)
+        }
+        for operation in FakeProvider.Operation.allCases { provider.fail(operation, nil) }
+        await plugin.observe(after: .seconds(30))
+        #expect(try await plugin.encrypt(random(32)).keyID == written.keyID)
+        for read in [written, elsewhere] { #expect(try await plugin.decrypt(read).count == 32) }
+    }
+
     @Test("lasting trouble is logged at once and hourly, with the time that is left, and its end once")
     func log() async throws {
         let lines = LogLines()

@@ -80,6 +80,9 @@ struct Serve: AsyncParsableCommand {
         }
         let settings = try effectiveSettings()
         let hardening = ProcessHardening.apply(dumpable: settings.memory.dumpable)
+        let room = try failing(.failure) { () throws(StartFailure) in
+            try OpenFiles.makeRoom(for: settings.socket.maxConnections)
+        }
         let log = try failing(.failure) { () throws(LogFailure) in
             try LogOutput.bootstrap(format: settings.log.outputFormat, level: settings.log.outputLevel)
         }
@@ -91,6 +94,7 @@ struct Serve: AsyncParsableCommand {
         registry.gauge(Names.Metric.memoryLocked) { SecureMemory.isLocked ? 1 : 0 }
         logger.info("starting", metadata: [Names.LogKey.version: "\(Version.current)"])
         for warning in hardening { logger.warning("\(warning)") }
+        if let room { logger.warning("\(room)") }
         if let warning = SecureMemory.takeWarning() { logger.warning("\(warning)") }
 
         var transports = Transports()

@@ -240,12 +240,26 @@ def test_running_out_of_descriptors_is_survived_without_a_storm(start):
     one.stop()
 
 
-def test_starting_with_too_few_descriptors_ends_with_a_reason(prepare):
+@pytest.mark.parametrize("limit", [10, 16, 30, 47])
+def test_starting_with_too_few_descriptors_ends_with_a_reason(prepare, limit):
     # With fewer, the runtime's own dispatch library may end the process before the first line of ours.
-    one = prepare(prefix=["prlimit", "--nofile=10:10"]).launch()
-    code = one.process.wait(30)
-    assert code in (1, 78), f"{code}: {one.log()}"
-    assert "Too many open files" in one.log(), "it says why"
+    one = prepare(prefix=["prlimit", f"--nofile={limit}:{limit}"]).launch()
+    assert one.process.wait(30) == 1, one.log()
+    assert f"limit of open files is {limit}" in one.log(), "it says why"
+    assert "LimitNOFILE=" in one.log(), "and what to do"
+
+
+def test_a_low_soft_limit_of_descriptors_is_raised_and_a_low_hard_one_told(prepare):
+    one = prepare(prefix=["prlimit", "--nofile=64:4096"]).start()
+    assert "LimitNOFILE" not in one.log()
+    limits = (pathlib.Path("/proc") / str(one.pid) / "limits").read_text()
+    assert int(re.search(r"Max open files\s+(\d+)", limits).group(1)) > 256
+    one.stop()
+    two = prepare(name="two", prefix=["prlimit", "--nofile=64:64"]).start()
+    with two.kms() as kms:
+        contract.round_trip(kms)
+    assert "LimitNOFILE" in two.log()
+    two.stop()
 
 
 def test_a_memory_lock_limit_of_zero_is_told_not_fatal(prepare):

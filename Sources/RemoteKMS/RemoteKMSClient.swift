@@ -348,9 +348,8 @@ public actor RemoteKMSClient {
         var last: RemoteKMSError?
         var hasRecovered = false
         var isWaiting = false
-        func mayTryAgain(after pause: Duration) -> Bool {
-            tries < limits.tries
-                && clock.now.duration(to: deadline.instant) - pause >= Self.shortestTry
+        func mayTryAgain() -> Bool {
+            tries < limits.tries && clock.now.duration(to: deadline.instant) >= Self.shortestTry
         }
 
         for await event in events {
@@ -364,7 +363,7 @@ public actor RemoteKMSClient {
                 if error.code == .unauthenticated, !hasRecovered {
                     hasRecovered = true
                     if await provider.recover(from: error, deadline: deadline), !Task.isCancelled,
-                        mayTryAgain(after: .zero), slots.take(isUrgent: true)
+                        mayTryAgain(), slots.take(isUrgent: true)
                     {
                         record.decided(.recovered)
                         start(.again)
@@ -377,8 +376,7 @@ public actor RemoteKMSClient {
                     if isFinal || running.isEmpty { return .failure(error) }
                     continue
                 }
-                let pause = pause(after: error, by: deadline)
-                if !isWaiting, let pause, mayTryAgain(after: pause) {
+                if !isWaiting, mayTryAgain(), let pause = pause(after: error, by: deadline) {
                     isWaiting = true
                     remind(of: .nextIsDue, at: clock.now + pause)
                 } else if running.isEmpty, !isWaiting {
@@ -394,7 +392,12 @@ public actor RemoteKMSClient {
                 }
             case .secondIsDue:
                 // The first is not cut: a service that takes 2.9 s is about to answer.
-                guard running.count == 1, mayTryAgain(after: .zero), slots.take(isUrgent: false) else {
+                guard running.count == 1, mayTryAgain(), slots.take(isUrgent: false) else {
+                    break
+                }
+                // Where calls are slowed down, a try that may be superfluous waits for no turn.
+                guard limiter?.book(at: clock.now, atMost: .zero) ?? .after(.zero) == .after(.zero) else {
+                    leaveSlot()
                     break
                 }
                 record.decided(.triedBeside)
@@ -430,20 +433,26 @@ public actor RemoteKMSClient {
     }
 
     /// How long to wait before another try; nil if none is to be made.
+    ///
+    /// Books its turn at the endpoint's rate, so ask only if the try will be made.
     private func pause(after error: RemoteKMSError, by deadline: Deadline) -> Duration? {
+        let wanted: Duration
         switch error.code {
-        case .throttled:
-            guard let limiter else { return error.retryAfter ?? Self.shortestPause }
-            let left = clock.now.duration(to: deadline.instant) - Self.shortestTry
-            return if case .after(let wait) = limiter.book(at: clock.now, atMost: left) { wait } else { nil }
+        // The limiter has heard of it already, and knows when.
+        case .throttled: wanted = limiter == nil ? error.retryAfter ?? Self.shortestPause : .zero
         case .unavailable, .malformedReply:
-            return error.retryAfter ?? Self.shortestPause * (1 + 2 * random())
+            wanted = error.retryAfter ?? Self.shortestPause * (1 + 2 * random())
         // Its time is over.
         case .deadlineExceeded: return nil
         case .unauthenticated, .permissionDenied, .keyNotFound, .keyDisabled, .invalidCiphertext,
             .misconfigured:
             return nil
         }
+        let left = clock.now.duration(to: deadline.instant) - Self.shortestTry
+        guard wanted <= left else { return nil }
+        guard let limiter else { return wanted }
+        guard case .after(let wait) = limiter.book(at: clock.now, atMost: left) else { return nil }
+        return max(wanted, wait)
     }
 
     /// After how long a call with that much time gets a second try beside the first.

@@ -64,6 +64,17 @@ extension Result where Failure == RemoteKMSError {
     }
 }
 
+extension RemoteKMSClient {
+    private func turn() {}
+
+    /// Returns when what the client had to do at this instant is done: its jobs are run in order, and each may make one more.
+    fileprivate func settle() async {
+        for _ in 0..<8 {
+            await Task { @concurrent in await self.turn() }.value
+        }
+    }
+}
+
 @Suite("RemoteKMSClient: tries")
 struct RemoteKMSClientTryTests {
     @Test("an answer is the answer, after one try on whatever connection is there")
@@ -234,6 +245,46 @@ struct RemoteKMSClientGuardTests {
             #expect(await call.value.code == .deadlineExceeded)
             await bench.client.quiesce()
         }
+    }
+
+    /// A bench whose endpoint bears a call in 1.6 s only.
+    private func slowed() -> Bench {
+        let limiter = ThrottleLimiter()
+        let bench = Bench(limiter: limiter)
+        for _ in 0..<6 {
+            limiter.throttled(for: .milliseconds(1), at: bench.clock.now)
+            bench.clock.advance(by: .milliseconds(1))
+        }
+        return bench
+    }
+
+    @Test("another try after a failure waits for its turn, too")
+    func rateOfTriesAgain() async {
+        let bench = slowed()
+        let call = bench.call()
+        await bench.provider.untilTried(1)
+        bench.provider.fail(0, .unavailable)
+        // Deadline, second try and the pause.
+        await bench.clock.untilSleeping(3)
+        bench.clock.advance(by: .milliseconds(1_599))
+        #expect(bench.provider.tries.count == 1)
+        bench.clock.advance(by: .milliseconds(1))
+        await bench.provider.untilTried(2)
+        bench.provider.answer(1, .success("hello"))
+        #expect(await call.value == .success("hello"))
+    }
+
+    @Test("where calls are slowed down a late one gets no second beside it")
+    func rateOfSecondTries() async {
+        let bench = slowed()
+        let call = bench.call()
+        await bench.provider.untilTried(1)
+        await bench.clock.untilSleeping(2)
+        bench.clock.advance(by: .milliseconds(1_140))
+        await bench.client.settle()
+        bench.clock.advance(by: .milliseconds(1_710))
+        #expect(await call.value.code == .deadlineExceeded)
+        #expect(bench.provider.tries.count == 1)
     }
 
     @Test("keys behind one endpoint and credential are slowed down together")

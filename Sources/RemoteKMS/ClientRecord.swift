@@ -69,5 +69,6 @@ struct ClientRecord: Sendable {
 
     func decided(_ decision: Decision) { decisions[decision]?.increment() }
     func waiting(_ count: Int) { waitingGauge.record(Double(count)) }
+    func forget() { for gauge in [waitingGauge, breakerGauge] { gauge.destroy() } }
     func breaker(isOpen: Bool) { breakerGauge.record(isOpen ? 1 : 0) }
 }

@@ -59,11 +59,31 @@ public struct Attempt: Sendable, Equatable {
     public static func within(_ duration: Duration) -> Attempt { Attempt(deadline: .after(duration)) }
 }
 
+/// What a provider may say of itself beside its answers; for metrics and the log.
+public struct ProviderFacts: Sendable, Equatable {
+    /// How long its credentials still serve; nil where that has no end.
+    public var credentialsServeFor: Duration?
+    /// What it adds to this machine's time to meet the service's; nil where time does not matter.
+    public var clockOffset: Duration?
+    /// What somebody should look at though calls succeed: new credentials that are not taken, while the former ones serve.
+    public var reservation: RemoteKMSError?
+
+    /// Facts; nothing unless said.
+    public init(
+        credentialsServeFor: Duration? = nil, clockOffset: Duration? = nil,
+        reservation: RemoteKMSError? = nil
+    ) {
+        self.credentialsServeFor = credentialsServeFor
+        self.clockOffset = clockOffset
+        self.reservation = reservation
+    }
+}
+
 /// A key in a key-management service.
 ///
 /// Signs, calls, maps errors; nothing else: retries, caches and health are the caller's. A try ends by its deadline, and
-/// soon after its task is cancelled.
-public protocol Provider: Sendable {
+/// soon after its task is cancelled. An object, since it is one connection: the same object is the same way to the same key.
+public protocol Provider: AnyObject, Sendable {
     /// The provider's name in configuration and key_id: `local`, `jdcloud`, ...
     var name: String { get }
 
@@ -83,7 +103,11 @@ public protocol Provider: Sendable {
         _ wrapped: [UInt8], context: WrapContext, attempt: Attempt
     ) async throws(RemoteKMSError) -> SecretBytes
 
-    /// Does what can be done about `unauthenticated`: fresh credentials, another idea of the time.
+    /// What it says of itself now, from memory.
+    var facts: ProviderFacts { get async }
+
+    /// Does what can be done about `unauthenticated` and `permissionDenied`: fresh credentials, the former ones, another
+    /// idea of the time.
     ///
     /// True if another try may end better; asked once a call.
     func recover(from error: RemoteKMSError, deadline: Deadline) async -> Bool
@@ -92,6 +116,9 @@ public protocol Provider: Sendable {
 extension Provider {
     /// In a service.
     public var storage: KeyStorage { .service }
+
+    /// Nothing.
+    public var facts: ProviderFacts { get async { ProviderFacts() } }
 
     /// Nothing can be done.
     public func recover(from error: RemoteKMSError, deadline: Deadline) async -> Bool { false }

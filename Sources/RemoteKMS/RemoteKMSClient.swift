@@ -125,6 +125,9 @@ public actor RemoteKMSClient {
         }
     }
 
+    /// What the provider says of itself now.
+    public nonisolated var facts: ProviderFacts { get async { await provider.facts } }
+
     /// Returns when no try is under way any more; for tests.
     func quiesce() async { while slots.busy > 0 { await Task.yield() } }
 
@@ -186,6 +189,9 @@ public actor RemoteKMSClient {
         isClosed = true
         for cancel in withoutCaller.values { cancel() }
     }
+
+    /// Drops the gauges: no key of this name is configured any more.
+    public nonisolated func forgetMetrics() { record.forget() }
 
     // MARK: The queue
 
@@ -360,7 +366,7 @@ public actor RemoteKMSClient {
             case .ended(let number, _, .failure(let error)):
                 running[number] = nil
                 last = error
-                if error.code == .unauthenticated, !hasRecovered {
+                if error.code == .unauthenticated || error.code == .permissionDenied, !hasRecovered {
                     hasRecovered = true
                     if await provider.recover(from: error, deadline: deadline), !Task.isCancelled,
                         mayTryAgain(), slots.take(isUrgent: true)

@@ -49,6 +49,8 @@ struct CredentialTests {
     private let source = ScriptedSource()
     private var deadline: Deadline { Deadline(clock.now + .seconds(3)) }
 
+    private let refused = RemoteKMSError(.unauthenticated, "it says no", remedy: "look")
+
     private func keeper() -> CredentialKeeper { CredentialKeeper(source, clock: clock) }
 
     @Test("one fetch serves all who wait for it")
@@ -120,13 +122,66 @@ struct CredentialTests {
         let (keeper, deadline) = (keeper(), deadline)
         let first = try await keeper.credentials(by: deadline)
         await withTaskGroup { group in
-            for _ in 0..<20 { group.addTask { await keeper.renew(after: first.generation, by: deadline) } }
+            for _ in 0..<20 {
+                group.addTask { await keeper.renew(after: first.generation, refused, by: deadline) }
+            }
             for await isOther in group { #expect(isOther) }
         }
         #expect(source.fetches == 2)
         let second = try await keeper.credentials(by: deadline)
         #expect(second.credentials.accessKey == "b")
-        #expect(await keeper.renew(after: second.generation, by: deadline) == false)
+        #expect(await keeper.renew(after: second.generation, refused, by: deadline) == false)
+    }
+
+    @Test("new ones that are refused are given up for the former, as long as those serve, and that is said")
+    func trial() async throws {
+        for name in ["a", "b", "b", "c"] { source.next(name, lifetime: .seconds(3600)) }
+        let (keeper, deadline) = (keeper(), deadline)
+        let first = try await keeper.credentials(by: deadline)
+        #expect(!first.isProven && !first.isOnTrial)
+        await keeper.accepted(first.generation)
+        #expect(try await keeper.credentials(by: deadline).isProven)
+
+        // Renewed ahead of the end.
+        clock.advance(by: .seconds(3001))
+        _ = try await keeper.credentials(by: deadline)
+        while source.fetches < 2 { await Task.yield() }
+        var second = try await keeper.credentials(by: deadline)
+        while second.generation == first.generation { second = try await keeper.credentials(by: deadline) }
+        #expect(second.credentials.accessKey == "b" && second.isOnTrial)
+        #expect(await keeper.reservation == nil)
+        for _ in 0..<3 { #expect(await keeper.renew(after: second.generation, refused, by: deadline)) }
+        let third = try await keeper.credentials(by: deadline)
+        #expect(third.credentials.accessKey == "a" && third.isProven && !third.isOnTrial)
+        #expect(
+            await keeper.reservation?.description
+                == "new credentials are refused, and the former ones go on: it says no: give both halves of a pair that the service takes"
+        )
+
+        // The former ones are refused by now as well: nothing better than the new ones is to be had.
+        #expect(await keeper.renew(after: third.generation, refused, by: deadline))
+        let fourth = try await keeper.credentials(by: deadline)
+        #expect(fourth.credentials.accessKey == "b")
+        await keeper.accepted(fourth.generation)
+        #expect(await keeper.reservation == nil)
+        #expect(source.fetches == 3)
+    }
+
+    @Test("a source that fails while credentials serve is said, until it does not")
+    func reservation() async throws {
+        source.next("a", lifetime: .seconds(3600))
+        source.nextFails()
+        source.next("b", lifetime: .seconds(3600))
+        let keeper = keeper()
+        _ = try await keeper.credentials(by: deadline)
+        clock.advance(by: .seconds(3001))
+        _ = try await keeper.credentials(by: deadline)
+        while await keeper.reservation == nil { await Task.yield() }
+        #expect(await keeper.reservation?.summary == "no new credentials, and the former ones go on: down")
+        clock.advance(by: .seconds(2))
+        _ = try await keeper.credentials(by: deadline)
+        while await keeper.reservation != nil { await Task.yield() }
+        #expect(source.fetches == 3)
     }
 
     @Test("files are read again when they change; a bad file is said and leaves the old credentials in use")

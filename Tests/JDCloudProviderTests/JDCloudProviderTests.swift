@@ -318,7 +318,7 @@ extension WithFake {
                 try await group.waitForAll()
             }
             #expect(try await fake.calls("assumeRole") == 1)
-            let left = try #require(await provider.credentialTimeLeft)
+            let left = try #require(await provider.facts.credentialsServeFor)
             #expect(left > .seconds(3000) && left <= .seconds(3600))
         }
 
@@ -382,7 +382,7 @@ extension WithFake {
                 try await fake.newKey(), credentials: .instanceRole(metadata: fake.facts.metadata))
             try await #expect(provider.opens(provider.wrap(dek), dek))
             #expect(try await fake.calls("metadataCredentials") == 1)
-            let left = try #require(await provider.credentialTimeLeft)
+            let left = try #require(await provider.facts.credentialsServeFor)
             #expect(left <= .seconds(expiry == "none" ? 900 : 3601) && left > .zero)
         }
 

@@ -63,7 +63,7 @@ final class ImpatientClock: Clock {
 }
 
 /// A backend that never answers.
-struct SilentProvider: Provider {
+final class SilentProvider: Provider {
     let name = "silent"
 
     func describe(_ attempt: Attempt) async throws(RemoteKMSError) -> KeyDescription {
@@ -81,7 +81,7 @@ struct SilentProvider: Provider {
 }
 
 /// A backend that fails at once.
-struct FailingProvider: Provider {
+final class FailingProvider: Provider {
     let name = "failing"
     static let failure = RemoteKMSError(.misconfigured, "there is no key file", remedy: "make one")
 

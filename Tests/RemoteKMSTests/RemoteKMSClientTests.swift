@@ -176,18 +176,20 @@ struct RemoteKMSClientTryTests {
         #expect(bench.provider.tries.count == 3)
     }
 
-    @Test("refused credentials are renewed once, and the call is made once more", arguments: [true, false])
-    func recovers(isRecoverable: Bool) async {
+    @Test(
+        "refused credentials are renewed once, and the call is made once more",
+        arguments: [true, false], [RemoteKMSError.Code.unauthenticated, .permissionDenied])
+    func recovers(isRecoverable: Bool, code: RemoteKMSError.Code) async {
         let bench = Bench()
         if isRecoverable { bench.provider.makeRecoverable() }
         let call = bench.call()
         await bench.provider.untilTried(1)
-        bench.provider.fail(0, .unauthenticated)
+        bench.provider.fail(0, code)
         if isRecoverable {
             await bench.provider.untilTried(2)
-            bench.provider.fail(1, .unauthenticated)
+            bench.provider.fail(1, code)
         }
-        #expect(await call.value.code == .unauthenticated)
+        #expect(await call.value.code == code)
         #expect(bench.provider.recoveries == 1)
         #expect(bench.provider.tries.count == (isRecoverable ? 2 : 1))
     }

@@ -2,12 +2,17 @@ internal import RemoteKMS
 
 /// Holds the credentials in use and renews them: ahead of their end, when their source changes, and when they are refused.
 ///
-/// One fetch at a time, whoever waits for it. While the old ones serve nobody waits; a fetch that fails leaves them in use.
+/// One fetch at a time, whoever waits for it. While the old ones serve nobody waits; a fetch that fails leaves them in use,
+/// and new ones that the service refuses are given up for them again: of a pair, one half may have been written already.
 actor CredentialKeeper {
     /// Credentials, and which ones in the order of time.
     struct Numbered: Sendable {
         let credentials: Credentials
-        let generation: Int
+        var generation: Int
+        /// The service has taken a request that was signed with them.
+        var isProven = false
+        /// They are new, and others served before.
+        var isOnTrial = false
     }
 
     private struct Current {
@@ -19,6 +24,10 @@ actor CredentialKeeper {
     private let source: any CredentialSource
     private let clock: any DeadlineClock
     private var current: Current?
+    /// What served before, until the current ones are seen to.
+    private var former: Current?
+    /// New ones were refused, and the former ones go on.
+    private var rejection: RemoteKMSError?
     private var flight: Task<Void, Never>?
     private var waiters: [Int: CheckedContinuation<Void, Never>] = [:]
     private var lastTicket = 0
@@ -51,9 +60,28 @@ actor CredentialKeeper {
             .deadlineExceeded, "no credentials came in time", remedy: "see whether their source answers")
     }
 
-    /// Fetches others than those of `generation`, which were refused; true if there are.
-    func renew(after generation: Int, by deadline: Deadline) async -> Bool {
+    /// The service took a request that was signed with those of `generation`.
+    func accepted(_ generation: Int) {
+        guard current?.numbered.generation == generation else { return }
+        current?.numbered.isProven = true
+        current?.numbered.isOnTrial = false
+        former = nil
+        rejection = nil
+    }
+
+    /// Gets others than those of `generation`, which were refused with `error`: the former ones, or fetched anew; true if
+    /// there are.
+    func renew(after generation: Int, _ error: RemoteKMSError, by deadline: Deadline) async -> Bool {
         if let current, current.numbered.generation != generation { return true }
+        if var again = former, isUsable(again) {
+            rejection = RemoteKMSError(
+                error.code, "new credentials are refused, and the former ones go on: \(error.summary)",
+                remedy: "give both halves of a pair that the service takes")
+            again.numbered.generation = generation + 1
+            current = again
+            former = nil
+            return true
+        }
         if flight == nil { startFetch() }
         await fetchEnded(by: deadline)
         return current.map { $0.numbered.generation != generation } ?? false
@@ -62,10 +90,19 @@ actor CredentialKeeper {
     /// How long the credentials still serve; nil where that has no end, or there are none.
     var timeLeft: Duration? { current?.endsAt.map { clock.now.duration(to: $0) } }
 
-    private func usable() -> Numbered? {
-        guard let current else { return nil }
-        if let endsAt = current.endsAt, clock.now.duration(to: endsAt) < Self.margin { return nil }
-        return current.numbered
+    /// What somebody should look at though there are credentials that serve.
+    var reservation: RemoteKMSError? {
+        if let rejection { return rejection }
+        guard let failure, usable() != nil else { return nil }
+        return RemoteKMSError(
+            failure.error.code, "no new credentials, and the former ones go on: \(failure.error.summary)",
+            remedy: failure.error.remedy)
+    }
+
+    private func usable() -> Numbered? { current.flatMap { isUsable($0) ? $0.numbered : nil } }
+
+    private func isUsable(_ one: Current) -> Bool {
+        one.endsAt.map { clock.now.duration(to: $0) >= Self.margin } ?? true
     }
 
     private var mayFetch: Bool { failure.map { $0.at.duration(to: clock.now) >= Self.pause } ?? true }
@@ -92,11 +129,20 @@ actor CredentialKeeper {
 
     private func take(_ fetched: FetchedCredentials) {
         let now = clock.now
-        var generation = current?.numbered.generation ?? 0
-        // The same credentials once more are no reason for another try.
-        if current?.numbered.credentials.isEqual(to: fetched.credentials) != true { generation += 1 }
+        var numbered = Numbered(
+            credentials: fetched.credentials, generation: (current?.numbered.generation ?? 0) + 1)
+        if let current {
+            if current.numbered.credentials.isEqual(to: fetched.credentials) {
+                // The same once more are no reason for another try.
+                numbered = current.numbered
+                rejection = nil
+            } else if current.numbered.isProven {
+                former = current
+            }
+        }
+        numbered.isOnTrial = !numbered.isProven && former != nil
         current = Current(
-            numbered: Numbered(credentials: fetched.credentials, generation: generation),
+            numbered: numbered,
             renewAt: fetched.lifetime.map { now + $0 - min(.seconds(600), $0 / 4) },
             endsAt: fetched.lifetime.map { now + $0 })
     }

@@ -21,6 +21,8 @@ final class FileCredentials: CredentialSource {
         var size = 0
         var seconds = 0
         var nanoseconds = 0
+        /// Of the last change of owner or mode too: what could not be read may be readable now.
+        var changedAt = [0, 0]
 
         init(of path: String) {
             var facts = stat()
@@ -30,6 +32,7 @@ final class FileCredentials: CredentialSource {
             size = Int(facts.st_size)
             seconds = facts.st_mtim.tv_sec
             nanoseconds = facts.st_mtim.tv_nsec
+            changedAt = [facts.st_ctim.tv_sec, facts.st_ctim.tv_nsec]
         }
     }
 

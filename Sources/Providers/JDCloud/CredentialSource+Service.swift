@@ -12,7 +12,9 @@ struct AssumedRoleCredentials: CredentialSource {
     func fetch(by deadline: Deadline) async throws(RemoteKMSError) -> FetchedCredentials {
         let numbered = try await own.credentials(by: deadline)
         do throws(Gateway.Failure) {
-            return try await assume(signedWith: numbered.credentials, by: deadline)
+            let fetched = try await assume(signedWith: numbered.credentials, by: deadline)
+            if !numbered.isProven { await own.accepted(numbered.generation) }
+            return fetched
         } catch {
             guard case .refused(let refusal) = error else { throw Self.described(error, gateway) }
             // Once, as a call of the key would be.
@@ -20,8 +22,9 @@ struct AssumedRoleCredentials: CredentialSource {
             case .clock(let serverTime?):
                 gateway.clock.set(gateway.clock.offset(toReach: serverTime))
             case .credentials:
-                guard await own.renew(after: numbered.generation, by: deadline) else {
-                    throw Self.described(error, gateway)
+                let described = Self.described(error, gateway)
+                guard await own.renew(after: numbered.generation, described, by: deadline) else {
+                    throw described
                 }
             case .clock, .permission, .absent, .rate, .trouble, .between, .request:
                 throw Self.described(error, gateway)

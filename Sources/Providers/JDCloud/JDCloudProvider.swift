@@ -104,8 +104,14 @@ public final class JDCloudProvider: Provider {
     /// Whether a key can be called that: what is sent needs no escapes.
     public static func isKeyID(_ text: String) -> Bool { text.utf8.count <= 64 && text.isAccessKey }
 
-    /// How long temporary credentials still serve; nil for others.
-    public var credentialTimeLeft: Duration? { get async { await keeper.timeLeft } }
+    /// How long temporary credentials still serve, what the clock is set right by, and new credentials that do not serve.
+    public var facts: ProviderFacts {
+        get async {
+            await ProviderFacts(
+                credentialsServeFor: keeper.timeLeft, clockOffset: .seconds(gateway.clock.offset),
+                reservation: keeper.reservation)
+        }
+    }
 
     /// The key's identifier, with the version that was made last of those that are enabled.
     ///
@@ -162,7 +168,7 @@ public final class JDCloudProvider: Provider {
         }
     }
 
-    /// Takes up the service's time, or fetches credentials anew; true if either is another one now.
+    /// Takes up the service's time, goes back to former credentials or fetches them anew; true if either is another one now.
     public func recover(from error: RemoteKMSError, deadline: Deadline) async -> Bool {
         let remedy = refusals.withLock { refusals in
             refusals.firstIndex { $0.summary == error.summary }.map { refusals.remove(at: $0).remedy }
@@ -172,7 +178,8 @@ public final class JDCloudProvider: Provider {
             guard abs(right - used) > 1 else { return false }
             gateway.clock.set(right)
             return true
-        case .credentials(let generation): return await keeper.renew(after: generation, by: deadline)
+        case .credentials(let generation):
+            return await keeper.renew(after: generation, error, by: deadline)
         case nil: return false
         }
     }
@@ -197,8 +204,10 @@ public final class JDCloudProvider: Provider {
         let numbered = try await keeper.credentials(by: attempt.deadline)
         let refusal: Refusal
         do throws(Gateway.Failure) {
-            return try await gateway.perform(
+            let result = try await gateway.perform(
                 call, signedWith: numbered.credentials, attempt: attempt, read: read)
+            if !numbered.isProven { await keeper.accepted(numbered.generation) }
+            return result
         } catch {
             switch error {
             case .failed(let error): throw error
@@ -212,7 +221,7 @@ public final class JDCloudProvider: Provider {
         case .clock, .credentials, .rate, .trouble, .between: break
         }
         let error = RemoteKMSError(refusal, host: gateway.origin.description)
-        remember(refusal, as: error, numbered.generation)
+        remember(refusal, as: error, numbered)
         throw error
     }
 
@@ -266,13 +275,17 @@ public final class JDCloudProvider: Provider {
         )
     }
 
-    private func remember(_ refusal: Refusal, as error: RemoteKMSError, _ generation: Int) {
+    private func remember(
+        _ refusal: Refusal, as error: RemoteKMSError, _ numbered: CredentialKeeper.Numbered
+    ) {
         let remedy: Remedy
         switch refusal.meaning {
         case .clock(let serverTime?):
             remedy = .clock(
                 used: refusal.answer.clockOffset, right: gateway.clock.offset(toReach: serverTime))
-        case .credentials: remedy = .credentials(generation: generation)
+        case .credentials: remedy = .credentials(generation: numbered.generation)
+        // Others that served before may be allowed what these are not.
+        case .permission where numbered.isOnTrial: remedy = .credentials(generation: numbered.generation)
         case .clock, .permission, .absent, .rate, .trouble, .between, .request: return
         }
         refusals.withLock { refusals in

@@ -97,7 +97,8 @@ let package = Package(
             name: "kmsward",
             dependencies: [
                 "SecureMemory", "EnvelopeCrypto", "KMSWire", "GRPCEngine", "SocketAcceptance", "RemoteKMS",
-                "LocalProvider", "JDCloudProvider", "HTTPTransport", "KeyService", "RequestDecoding",
+                "LocalProvider", "JDCloudProvider", "HTTPTransport", "KeyService", "DEKCache",
+                "RequestDecoding",
                 "Configuration", "Observability",
                 "Lifecycle",
                 "Doctor", "CShims", logging, metrics, argumentParser,
@@ -119,7 +120,8 @@ let package = Package(
         tests(
             "KeyService",
             [
-                "KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "LocalProvider", "TestSupport",
+                "KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "DEKCache", "LocalProvider",
+                "TestSupport",
                 logging,
                 metrics,
             ]),
@@ -137,6 +139,7 @@ let package = Package(
             [
                 "EnvelopeCrypto", "KeyService", "RemoteKMS", "SecureMemory", "SocketAcceptance",
                 "Observability", "TestSupport", logging, metrics,
+                .product(name: "InMemoryLogging", package: "swift-log"),
             ]),
     ],
     cxxLanguageStandard: .cxx17

@@ -8,7 +8,7 @@ public struct CacheLimits: Sendable, Equatable {
     public var reloadPause = Duration.seconds(60)
     /// Reloads under way at once: entries that came together grow old together, and requests go first.
     public var maximumReloads = 8
-    /// How long after the last proof that a scope's key decrypts its entries are used; per scope by `setRideThrough`.
+    /// How long after the last proof that a scope's key decrypts its entries are used; per scope by `open`.
     public var rideThrough = Duration.seconds(86_400)
     /// What a load is given to end in, whatever its callers have left.
     public var loadBudget = Duration.seconds(10)

@@ -37,7 +37,7 @@ public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
     private struct LoadInFlight {
         /// Tells it from an earlier load of the same key, and older from newer.
         let sequence: UInt64
-        let scope: Scope
+        var scope: Scope
         let startedAt: Duration
         let isReload: Bool
         /// For a second run, should those who asked first have left and others come.
@@ -50,6 +50,8 @@ public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
     private struct ScopeState {
         var rideThrough: Duration
         var lastProof: Duration?
+        /// Its key is configured no more, but calls under way may still ask.
+        var isClosed = false
         /// From then on its entries are not used.
         var expiry: Duration? { lastProof.map { $0 + rideThrough } }
     }
@@ -152,10 +154,33 @@ public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
         update(scope) { $0.lastProof = $0.lastProof.map { max($0, instant) } ?? instant }
     }
 
-    /// How long that scope's entries are used after its last proof; `limits.rideThrough` unless said.
-    public func setRideThrough(_ duration: Duration, of scope: Scope) {
-        update(scope) { $0.rideThrough = duration }
+    /// Begins a scope anew, whose entries are used for so long after its last proof; `limits.rideThrough` for a scope
+    /// that is not begun.
+    public func open(_ scope: Scope, rideThrough: Duration) {
+        update(scope) { $0 = ScopeState(rideThrough: rideThrough) }
     }
+
+    /// Ends a scope: lets go of its entries, and takes in no more.
+    ///
+    /// Loads under way, and those that callers who are late begin, still answer whoever waits for them.
+    public func close(_ scope: Scope) {
+        drop(scope, .removed)
+        negatives.removeAll(in: scope)
+        update(scope) { $0.isClosed = true }
+    }
+
+    /// Gives all that belongs to a scope, loads under way included, to another one that is open.
+    ///
+    /// For a key whose settings changed but not what it is. O(entries).
+    public func handOver(_ scope: Scope, to heir: Scope) {
+        guard Int(scope) < scopes.count else { return }
+        table.move(from: scope, to: heir)
+        for (key, load) in loads where load.scope == scope { loads[key]?.scope = heir }
+        if let lastProof = scopes[Int(scope)].lastProof { proved(heir, at: lastProof) }
+    }
+
+    /// Whether nothing is kept.
+    public var isOff: Bool { limits.capacity == 0 }
 
     /// Lets go of all that belongs to a scope, at once.
     ///
@@ -299,7 +324,7 @@ public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
             if table.entry(slot).sequence < load.sequence {
                 table.setReloadFrom(now + limits.reloadPause, slot)
             }
-        } else if limits.capacity > 0, isNegative(failure) {
+        } else if limits.capacity > 0, isNegative(failure), !isClosed(load.scope) {
             negatives.insert(
                 failure, key, in: load.scope, until: now + limits.rememberFailures, at: now)
         }
@@ -342,7 +367,7 @@ public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
         _ value: Value, for key: KeyDigest, in scope: Scope, sequence: UInt64,
         at now: Duration
     ) {
-        guard limits.capacity > 0 else { return }
+        guard limits.capacity > 0, !isClosed(scope) else { return }
         negatives.remove(key)
         let entry = EntryTable.Entry(
             key: key, scope: scope, byteCount: Int32(clamping: byteCount(value)), sequence: sequence,
@@ -356,6 +381,10 @@ public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
 
     private func note(_ reason: EvictionReason, _ count: Int) {
         if count > 0 { tally.evictions[reason, default: 0] += count }
+    }
+
+    private func isClosed(_ scope: Scope) -> Bool {
+        Int(scope) < scopes.count && scopes[Int(scope)].isClosed
     }
 
     /// The table's object by its class.

@@ -6,7 +6,7 @@ struct EntryTable {
 
     struct Entry {
         let key: KeyDigest
-        let scope: Scope
+        var scope: Scope
         let byteCount: Int32
         /// Number of the event that filled it: a load with a lower one is older.
         var sequence: UInt64
@@ -108,6 +108,11 @@ struct EntryTable {
             removed += 1
         }
         return removed
+    }
+
+    /// Gives the entries of a scope to another one.
+    mutating func move(from scope: Scope, to heir: Scope) {
+        for slot in entries.indices where entries[slot]?.scope == scope { entries[slot]?.scope = heir }
     }
 
     /// The same entries in a table of another size, coldest first out; returns how many there was no room for.

@@ -5,7 +5,7 @@ private import Synchronization
 final class ConfiguredKeys: Sendable {
     private let keyParts: Mutex<Set<String>>
 
-    /// With the identities that the configuration itself names.
+    /// With the identities that the configuration itself names, or that are known otherwise.
     init(accepted: [String]) { keyParts = Mutex(Set(accepted)) }
 
     func learn(_ keyPart: String) { keyParts.withLock { _ = $0.insert(keyPart) } }

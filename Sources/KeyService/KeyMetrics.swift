@@ -4,28 +4,69 @@ private import Synchronization
 
 /// The gauges of each key, set after every observation.
 final class KeyMetrics: Sendable {
-    /// Per key name, the gauge of the key_id announced last: a gauge of a former one would stay 1.
-    private let announced = Mutex<[String: (keyID: String, gauge: Gauge)]>([:])
+    /// A gauge that is there only while it has something to say, and what it said last.
+    private struct Told {
+        let gauge: Gauge
+        let label: String
+    }
+
+    private struct Place: Hashable {
+        let key: String
+        let metric: String
+    }
+
+    /// A gauge of a former key_id, of trouble that is over or of a key that is gone would keep its last value.
+    private let told = Mutex<[Place: Told]>([:])
 
     private let factory: any MetricsFactory
 
     init(_ factory: any MetricsFactory) { self.factory = factory }
 
     func publish(_ key: KeySnapshot) {
-        let labels = [(Names.Label.key, key.name)]
-        Gauge(label: Names.Metric.keyReady, dimensions: labels, factory: factory).record(
-            key.state == .active ? 1 : 0)
-        if let age = key.localKEKAge {
-            Gauge(label: Names.Metric.localKEKAge, dimensions: labels, factory: factory).record(
-                age.components.seconds)
-        }
-        if let uses = key.localKEKUses {
-            Gauge(label: Names.Metric.localKEKUses, dimensions: labels, factory: factory).record(Double(uses))
-        }
-        guard let keyID = key.keyID, announced.withLock({ $0[key.name]?.keyID }) != keyID else { return }
-        let gauge = Gauge(
-            label: Names.Metric.keyInfo, dimensions: labels + [(Names.Label.keyID, keyID)], factory: factory)
-        gauge.record(1)
-        announced.withLock { $0.updateValue((keyID, gauge), forKey: key.name) }?.gauge.destroy()
+        tell(Names.Metric.keyReady, key.name, key.state == .active ? 1 : 0)
+        tell(Names.Metric.localKEKAge, key.name, key.localKEKAge?.inSeconds)
+        tell(Names.Metric.localKEKUses, key.name, key.localKEKUses.map(Double.init))
+        tell(Names.Metric.keyInfo, key.name, key.keyID.map { _ in 1 }, (Names.Label.keyID, key.keyID ?? ""))
+        tell(
+            Names.Metric.keyTrouble, key.name, key.troubleCode.map { _ in 1 },
+            (Names.Label.code, key.troubleCode ?? ""))
+        tell(
+            Names.Metric.keyWritesStop, key.name,
+            key.encrypts && key.trouble != nil ? key.writesStopIn?.inSeconds : nil)
+        tell(Names.Metric.keyLastProof, key.name, key.lastProof.map(Double.init))
+        tell(Names.Metric.credentialsEnd, key.name, key.credentialsEnd.map(Double.init))
+        tell(Names.Metric.clockOffset, key.name, key.clockOffset?.inSeconds)
     }
+
+    /// Drops all that was said of the key.
+    func forget(_ key: String) {
+        let gone = told.withLock { told in
+            let gone = told.filter { $0.key.key == key }
+            told = told.filter { $0.key.key != key }
+            return gone
+        }
+        for gauge in gone.values.map(\.gauge) { gauge.destroy() }
+    }
+
+    /// Sets a gauge of a key, with one label more or none; nil drops it.
+    private func tell(_ metric: String, _ key: String, _ value: Double?, _ label: (String, String)? = nil) {
+        let place = Place(key: key, metric: metric)
+        let before = told.withLock { $0[place] }
+        guard let value else {
+            told.withLock { _ = $0.removeValue(forKey: place) }
+            before?.gauge.destroy()
+            return
+        }
+        if let before, before.label == label?.1 ?? "" { return before.gauge.record(value) }
+        let gauge = Gauge(
+            label: metric, dimensions: [(Names.Label.key, key)] + (label.map { [$0] } ?? []), factory: factory
+        )
+        gauge.record(value)
+        told.withLock { $0[place] = Told(gauge: gauge, label: label?.1 ?? "") }
+        before?.gauge.destroy()
+    }
+}
+
+extension Duration {
+    fileprivate var inSeconds: Double { self / .seconds(1) }
 }

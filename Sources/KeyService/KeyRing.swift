@@ -4,6 +4,7 @@ private import Glibc
 public import Logging
 private import Observability
 internal import RemoteKMS
+internal import Synchronization
 
 /// The cache of what the keys' backends unwrapped.
 typealias UnwrappedKeys = DEKCache<UnwrappedKey, RemoteKMSError>
@@ -12,18 +13,41 @@ typealias CacheFailure = DEKCacheFailure<RemoteKMSError>
 /// The configured keys: the first encrypts, all decrypt.
 ///
 /// `run` watches them; Status and Encrypt read what it found. Nothing here calls a backend for a request, save a
-/// Decrypt that meets a local KEK it has not seen.
+/// Decrypt that meets a local KEK it has not seen. `apply` exchanges them while requests go on.
 public final class KeyRing: Sendable {
-    let keys: [RingKey]
+    /// A key that `run` watches.
+    struct Watch: Sendable {
+        let key: RingKey
+        /// Given when it is to end.
+        let stop = FirstVerdict()
+        /// Given when it has ended.
+        let ended = FirstVerdict()
+    }
 
-    private let cache: UnwrappedKeys
-    private let history: HistoryFile
-    private let settings: KeyRingSettings
-    private let logger: Logger
-    private let metrics: KeyMetrics
-    private let epochSeconds: @Sendable () -> Int64
+    struct State {
+        var keys: [RingKey]
+        var watches: [Watch] = []
+        /// Where `run` learns of further keys to watch; nil while it does not run.
+        var beginnings: AsyncStream<Watch>.Continuation?
+    }
+
+    let state: Mutex<State>
+    let cache: UnwrappedKeys
+    let history: HistoryFile
+    let settings: KeyRingSettings
+    let scopes = ScopeLease.Pool()
+    let logger: Logger
+    let factory: any MetricsFactory
+    let metrics: KeyMetrics
+    let epochSeconds: @Sendable () -> Int64
     private let uptime: @Sendable () -> Duration
     private let random: @Sendable () -> Double
+
+    /// The keys of this moment; a request keeps to those that it began with.
+    var keys: [RingKey] { state.withLock { $0.keys } }
+
+    /// The time of this moment.
+    var now: Moment { Moment(uptime: uptime(), epochSeconds: epochSeconds()) }
 
     /// A ring of at least one key; reads no file and calls no backend, since nobody is listened to yet.
     ///
@@ -50,12 +74,15 @@ public final class KeyRing: Sendable {
         self.history = history
         self.logger = logger
         self.epochSeconds = epochSeconds
+        self.factory = factory
         metrics = KeyMetrics(factory)
-        keys = settings.keys.enumerated().map { index, key in
+        let scopes = scopes
+        let keys = settings.keys.enumerated().map { index, key in
             RingKey(
-                key, encrypts: index == 0, ring: settings, history: history, cache: cache,
-                scope: Scope(index), configured: configured, logger: logger, metrics: factory)
+                key, encrypts: index == 0, serves: true, ring: settings, history: history, cache: cache,
+                lease: scopes.take(), client: key.client(factory), configured: configured, logger: logger)
         }
+        state = Mutex(State(keys: keys))
     }
 
     /// The system's time of day, seconds since 1970.
@@ -77,29 +104,70 @@ public final class KeyRing: Sendable {
     /// Reads `keyring.json`, then observes every key until the task is cancelled, each at its own pace.
     public func run<C: Clock>(clock: C = ContinuousClock()) async where C.Duration == Duration {
         loadHistory()
-        for key in keys { await key.enterCache() }
-        await withTaskGroup(of: Void.self) { group in
-            for key in keys {
-                group.addTask { await key.prefetch(clock: clock, retryEvery: self.settings.observeEvery) }
+        let (stream, beginnings) = AsyncStream<Watch>.makeStream()
+        state.withLock { $0.beginnings = beginnings }
+        for key in keys {
+            await key.enterCache()
+            beginWatching(key)
+        }
+        await withDiscardingTaskGroup { group in
+            for await watch in stream {  // ends with the task
                 group.addTask {
-                    await key.monitor.run(
-                        every: self.settings.observeEvery, clock: clock, random: self.random
-                    ) {
-                        await self.step(key)
-                        return key.snapshot(at: self.epochSeconds()).state == .active
-                    }
+                    await self.watch(watch, clock)
+                    watch.ended.give()
                 }
             }
         }
+        let last = state.withLock { state in
+            state.beginnings = nil
+            return state.keys
+        }
         saveHistory()
-        for key in keys { await key.client.close() }
+        for key in last { await key.client.close() }
         // Nothing unwrapped stays, and nothing runs on the executor any more.
         await cache.shutdown()
+    }
+
+    /// Has `run`, if it runs, watch a key.
+    func beginWatching(_ key: RingKey) {
+        state.withLock { state in
+            guard let beginnings = state.beginnings else { return }
+            let watch = Watch(key: key)
+            state.watches.append(watch)
+            beginnings.yield(watch)
+        }
+    }
+
+    /// Ends the watch of these keys, and returns when no step of theirs is under way.
+    func endWatching(_ keys: [RingKey]) async {
+        let ending = state.withLock { state in
+            let ending = state.watches.filter { watch in keys.contains { $0 === watch.key } }
+            state.watches.removeAll { watch in keys.contains { $0 === watch.key } }
+            return ending
+        }
+        for watch in ending { watch.stop.give() }
+        for watch in ending { await watch.ended.wait() }
+    }
+
+    private func watch<C: Clock>(_ watch: Watch, _ clock: C) async where C.Duration == Duration {
+        let key = watch.key
+        await withTaskGroup(of: Void.self) { group in
+            group.addTask { await key.prefetch(clock: clock, retryEvery: self.settings.observeEvery) }
+            group.addTask {
+                await key.monitor.run(every: self.settings.observeEvery, clock: clock, random: self.random) {
+                    await self.step(key)
+                    return key.snapshot(at: self.epochSeconds()).state == .active
+                }
+            }
+            await watch.stop.wait()
+            group.cancelAll()
+        }
     }
 
     /// One observation of every key, as `run` makes them.
     func observeOnce() async {
         loadHistory()
+        let keys = keys
         for key in keys { await key.enterCache() }
         await withTaskGroup(of: Void.self) { group in
             for key in keys { group.addTask { await self.step(key) } }
@@ -123,8 +191,8 @@ public final class KeyRing: Sendable {
     ///
     /// Decided from the configuration and what the keys are; no backend is asked, least of all the one that the
     /// key_id names.
-    func key<C: Clock>(
-        accepting keyID: String, waitingAtMost limit: Duration, clock: C
+    static func key<C: Clock>(
+        of keys: [RingKey], accepting keyID: String, waitingAtMost limit: Duration, clock: C
     ) async throws(KMSFailure) -> RingKey where C.Duration == Duration {
         if let owner = keys.first(where: { $0.owns(keyID) }) { return owner }
         // A key that could not be looked at yet may be the one.
@@ -136,7 +204,7 @@ public final class KeyRing: Sendable {
         if let key = keys.first(where: { $0.accepts(keyID) }) { return key }
         if Task.isCancelled { throw KMSFailure(.cancelled, "the caller gave up") }
         if let unknown = keys.first(where: { !$0.isDescribed }) {
-            throw unknown.failure ?? Self.starting(unknown)
+            throw unknown.failure ?? starting(unknown)
         }
         let name = (try? KeyID(parsing: keyID)).map { "key_id \($0)" } ?? "the key_id"
         let remedy =
@@ -152,7 +220,7 @@ public final class KeyRing: Sendable {
     }
 
     private func step(_ key: RingKey) async {
-        await key.step(at: Moment(uptime: uptime(), epochSeconds: epochSeconds()))
+        await key.step(at: now)
         saveHistory()
         metrics.publish(key.snapshot(at: epochSeconds()))
     }
@@ -163,7 +231,7 @@ public final class KeyRing: Sendable {
         }
     }
 
-    private func saveHistory() {
+    func saveHistory() {
         if let warning = history.save() {
             logger.warning("the key history is not written", metadata: [Names.LogKey.error: "\(warning)"])
         }

@@ -1,3 +1,4 @@
+internal import CoreMetrics
 public import DEKCache
 public import EnvelopeCrypto
 public import RemoteKMS
@@ -69,6 +70,28 @@ extension KeySettings {
         case .envelope: .seconds(86_400)
         case .compatible: .seconds(120)
         }
+    }
+}
+
+extension KeySettings {
+    /// Whether both make the same key, reached on the same way: nothing need be made anew.
+    func isSame(as other: KeySettings) -> Bool {
+        isSameClient(as: other) && suite == other.suite && writeFormat == other.writeFormat
+            && acceptFormats == other.acceptFormats && epoch == other.epoch
+            && acceptIdentities == other.acceptIdentities && adoptKeyIDs == other.adoptKeyIDs
+            && localKEKMaximumAge == other.localKEKMaximumAge
+            && localKEKMaximumUses == other.localKEKMaximumUses && rideThrough == other.rideThrough
+            && authGrace == other.authGrace
+    }
+
+    /// Whether one client can make the calls of both.
+    func isSameClient(as other: KeySettings) -> Bool {
+        name == other.name && provider === other.provider && limits == other.limits
+            && limiter === other.limiter
+    }
+
+    func client(_ metrics: any MetricsFactory) -> RemoteKMSClient {
+        RemoteKMSClient(provider, key: name, limits: limits, limiter: limiter, metrics: metrics)
     }
 }
 

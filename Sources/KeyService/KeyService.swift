@@ -45,25 +45,30 @@ public struct KeyService: KMSServing {
     public func perform(
         _ request: consuming KMSRequest, deadline: Deadline, keyID: inout String
     ) async throws(KMSFailure) -> KMSReply {
+        // One look at the keys: they may be exchanged while this request goes on.
+        let keys = ring.keys
         switch consume request {
         case .version:
             return .version(
                 VersionReply(version: "v1beta1", runtimeName: "kmsward", runtimeVersion: runtimeVersion))
         case .status:
-            let active = try await active(within: Self.statusWait, deadline)
+            let active = try await active(of: keys[0], within: Self.statusWait, deadline)
             return .status(
                 StatusReply(version: v2Version.rawValue, healthz: "ok", keyID: active.keyID.description))
         case .encrypt(let request):
-            return .encrypted(request.api, try await encrypt(request, deadline: deadline, keyID: &keyID))
+            return .encrypted(
+                request.api, try await encrypt(request, keys[0], deadline: deadline, keyID: &keyID))
         case .decrypt(let request):
-            return .decrypted(request.api, try await decrypt(request, deadline: deadline, keyID: &keyID))
+            return .decrypted(
+                request.api, try await decrypt(request, keys, deadline: deadline, keyID: &keyID))
         }
     }
 
     private func encrypt(
-        _ request: borrowing EncryptRequest, deadline: Deadline, keyID: inout String
+        _ request: borrowing EncryptRequest, _ key: RingKey, deadline: Deadline, keyID: inout String
     ) async throws(KMSFailure) -> EncryptReply {
-        let active = try await active(within: nil, deadline)
+        let active = try await active(of: key, within: nil, deadline)
+        let name = key.settings.name
         keyID = active.keyID.description
         if request.api == .v1beta1, PingSeal.isPing(request.plaintext) {
             do throws(CryptoFailure) {
@@ -79,7 +84,7 @@ public struct KeyService: KMSServing {
             }
         case .compatible:
             reply = EncryptReply(
-                ciphertext: try await ring.keys[0].wrapped(
+                ciphertext: try await key.wrapped(
                     request.plaintext, api: request.api, deadline: deadline),
                 keyID: keyID)
         }
@@ -88,20 +93,20 @@ public struct KeyService: KMSServing {
     }
 
     private func decrypt(
-        _ request: DecryptRequest, deadline: Deadline, keyID: inout String
+        _ request: DecryptRequest, _ keys: [RingKey], deadline: Deadline, keyID: inout String
     ) async throws(KMSFailure) -> SecretBytes {
         if request.api == .v1beta1, PingSeal.hasHeader(request.ciphertext) {
-            return try await openPing(request, deadline: deadline)
+            return try await openPing(request, keys[0], deadline: deadline)
         }
-        if let plaintext = try openActive(request, keyID: &keyID) { return plaintext }
+        if let plaintext = try openActive(request, keys[0], keyID: &keyID) { return plaintext }
         switch request.api {
         case .v2:
             // The key_id first: what it does not name is not even parsed.
             guard !request.keyID.isEmpty else {
                 throw KMSFailure(.invalidArgument, "the request has no key_id: the stored object was altered")
             }
-            let key = try await ring.key(
-                accepting: request.keyID, waitingAtMost: deadline.remaining, clock: clock)
+            let key = try await KeyRing.key(
+                of: keys, accepting: request.keyID, waitingAtMost: deadline.remaining, clock: clock)
             if key.reads(.compatible), !Envelope.hasMagic(request.ciphertext) {
                 guard request.annotations.isEmpty else {
                     throw KMSFailure(.requestMismatch, key: key.settings.name)
@@ -115,13 +120,14 @@ public struct KeyService: KMSServing {
         case .v1beta1:
             // It names no key, so one key answers for all that is no envelope.
             if !Envelope.hasMagic(request.ciphertext),
-                let key = ring.keys.first(where: { $0.reads(.compatible) })
+                let key = keys.first(where: { $0.reads(.compatible) })
             {
                 return try await key.plaintext(of: request.ciphertext, deadline: deadline, clock: clock)
             }
-            let envelope = try parse(request, key: ring.keys[0])
-            let key = try await ring.key(
-                accepting: envelope.keyID.description, waitingAtMost: deadline.remaining, clock: clock)
+            let envelope = try parse(request, key: keys[0])
+            let key = try await KeyRing.key(
+                of: keys, accepting: envelope.keyID.description, waitingAtMost: deadline.remaining,
+                clock: clock)
             guard key.reads(.envelope) else { throw KMSFailure(.formatNotAccepted, key: key.settings.name) }
             keyID = envelope.keyID.description
             return try await open(envelope, key, deadline: deadline)
@@ -139,16 +145,16 @@ public struct KeyService: KMSServing {
 
     /// What was sealed under the very local KEK that seals now, as most is: nothing of it need be looked up.
     private func openActive(
-        _ request: DecryptRequest, keyID: inout String
+        _ request: DecryptRequest, _ key: RingKey, keyID: inout String
     ) throws(KMSFailure) -> SecretBytes? {
-        guard let active = ring.keys[0].active else { return nil }
+        guard let active = key.active else { return nil }
         do throws(EnvelopeError) {
             guard let plaintext = try active.open(request) else { return nil }
             keyID = active.keyID.description
             return plaintext
         } catch {
             keyID = active.keyID.description
-            throw KMSFailure(error, key: name)
+            throw KMSFailure(error, key: key.settings.name)
         }
     }
 
@@ -164,22 +170,20 @@ public struct KeyService: KMSServing {
 
     /// Half of the health check of v1beta1, so it is answered by the state of the write key as the other half is.
     private func openPing(
-        _ request: DecryptRequest, deadline: Deadline
+        _ request: DecryptRequest, _ key: RingKey, deadline: Deadline
     ) async throws(KMSFailure) -> SecretBytes {
-        _ = try await active(within: nil, deadline)
+        _ = try await active(of: key, within: nil, deadline)
         do throws(CryptoFailure) { return try ping.open(request.ciphertext) } catch .notAuthentic {
             throw KMSFailure(
                 .invalidArgument,
                 "this `ping` was sealed by another process: health checks do not outlive a restart")
-        } catch { throw KMSFailure(.crypto(error), key: name) }
+        } catch { throw KMSFailure(.crypto(error), key: key.settings.name) }
     }
 
-    /// Name of the key that encrypts.
-    private var name: String { ring.keys[0].settings.name }
-
     /// What Status and Encrypt use; waits for the first verdict, no longer than `limit` or `deadline` allow.
-    private func active(within limit: Duration?, _ deadline: Deadline) async throws(KMSFailure) -> Active {
-        let key = ring.keys[0]
+    private func active(
+        of key: RingKey, within limit: Duration?, _ deadline: Deadline
+    ) async throws(KMSFailure) -> Active {
         if case .starting = key.verdict {
             let limit = min(limit ?? deadline.remaining, deadline.remaining)
             let isGiven = await key.firstVerdict.wait(atMost: limit, on: clock)

@@ -22,6 +22,8 @@ public struct KeySnapshot: Sendable, Equatable {
     public let keyID: String?
     /// One line with cause and remedy of what went wrong last; an active key may have trouble too.
     public let trouble: String?
+    /// The failure class of that trouble, as `RemoteKMSError.Code` names it.
+    public let troubleCode: String?
     /// How long the key goes on encrypting if that trouble lasts, as of the last observation; zero if it has stopped, nil
     /// if nothing limits it.
     public let writesStopIn: Duration?
@@ -31,4 +33,8 @@ public struct KeySnapshot: Sendable, Equatable {
     public let localKEKUses: UInt64?
     /// When the backend last proved that it unwraps what it wrapped, seconds since 1970.
     public let lastProof: Int64?
+    /// When the credentials that its backend is called with end, seconds since 1970; nil where they do not.
+    public let credentialsEnd: Int64?
+    /// What is added to this machine's time in calls to the backend; nil where time does not matter.
+    public let clockOffset: Duration?
 }

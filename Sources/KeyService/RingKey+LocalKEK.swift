@@ -41,7 +41,7 @@ extension RingKey {
     func activate(_ seen: Sighting, at now: Moment) async throws(RemoteKMSError) {
         let active =
             if let adopted = try await adopted(seen.keyID) { adopted } else { try await made(seen, at: now) }
-        history.saw(version: seen.description.version, of: seen.keyID.keyPart)
+        state.withLock { $0.version = seen.description.version }
         await swap(to: active, at: now)
     }
 
@@ -165,18 +165,9 @@ extension RingKey {
     }
 
     private func swap(to active: Active, at now: Moment) async {
-        let before = state.withLock { $0.active }
-        let made = active.writer.map { writer in
-            RememberedKEK(
-                keyID: active.keyID.description, suite: settings.suite.rawValue,
-                wrapped: Data(writer.wrappedKey),
-                madeAt: active.madeAt)
-        }
+        let (before, serves) = state.withLock { ($0.active, $0.serves) }
         // Written down first: an announced key_id that is not in the history could come back.
-        history.activated(active.keyID.description, with: made)
-        if let warning = history.save() {
-            logger.warning("the key history is not written", metadata: [Names.LogKey.error: "\(warning)"])
-        }
+        if serves { write(active) }
         await keepOpened(active)
         state.withLock { state in
             state.observer.activated(active.keyID.description)
@@ -184,10 +175,41 @@ extension RingKey {
             state.lastProof = now.epochSeconds
         }
         monitor.activated(at: now.uptime)
+        guard serves else { return }
         if before?.keyID != active.keyID {
             logger.notice("key_id is active", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
         } else {
             logger.info("local KEK renewed", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
+        }
+    }
+
+    /// A candidate serves from now on: it announces what it encrypts with, if it does, in place of `former`.
+    func enterService(after former: KeyID?) async {
+        let active = state.withLock { state in
+            state.serves = true
+            return state.encrypts ? state.active : nil
+        }
+        guard let active else { return }
+        write(active)
+        await keepOpened(active)
+        if active.keyID != former {
+            logger.notice("key_id is active", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
+        }
+    }
+
+    /// Writes down what is about to be announced.
+    private func write(_ active: Active) {
+        let version = state.withLock { $0.version }
+        if let version { history.saw(version: version, of: active.keyID.keyPart) }
+        let made = active.writer.map { writer in
+            RememberedKEK(
+                keyID: active.keyID.description, suite: settings.suite.rawValue,
+                wrapped: Data(writer.wrappedKey),
+                madeAt: active.madeAt)
+        }
+        history.activated(active.keyID.description, with: made)
+        if let warning = history.save() {
+            logger.warning("the key history is not written", metadata: [Names.LogKey.error: "\(warning)"])
         }
     }
 
@@ -201,6 +223,8 @@ extension RingKey {
     }
 
     func keep(_ kek: LocalKEK, as digest: WrappedKeyDigest) async {
+        // What a candidate put in would be gone with it, for the key that serves too.
+        guard state.withLock({ $0.serves }) else { return }
         await cache.keep(UnwrappedKey(.localKEK(kek)), for: digest.cacheKey, in: scope)
     }
 

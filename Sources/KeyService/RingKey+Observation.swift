@@ -14,7 +14,13 @@ extension RingKey {
     private static let reportEvery = Duration.seconds(3_600)
 
     /// Has what the key unwraps live by the clock that its local KEK and Status go by; once, before the first step.
-    func enterCache() async { await cache.setRideThrough(bounds.forgetAfter, of: scope) }
+    func enterCache() async {
+        let isIn = state.withLock { state in
+            defer { state.isInCache = true }
+            return state.isInCache
+        }
+        if !isIn { await cache.open(scope, rideThrough: bounds.forgetAfter) }
+    }
 
     /// Looks at the backend once and does what follows from it; returns at once if a step is running already.
     func step(at now: Moment) async {
@@ -26,7 +32,17 @@ extension RingKey {
         guard isTaken else { return }
         if monitor.health.mustForget { await forget() }
         await cache.sweep(at: now.uptime)
-        report(at: now.uptime)
+        let facts = await client.facts
+        let told = state.withLock { state in
+            defer {
+                state.facts = facts
+                state.credentialsEnd = facts.credentialsServeFor.map {
+                    now.epochSeconds + $0.components.seconds
+                }
+            }
+            return state.facts.reservation
+        }
+        if state.withLock({ $0.serves }) { report(at: now.uptime, news: facts.reservation, since: told) }
         firstVerdict.give()
     }
 
@@ -55,7 +71,8 @@ extension RingKey {
         var finding = KeyHealth.Finding()
         var seen: Sighting?
         do throws(RemoteKMSError) { seen = try await look() } catch { finding.look = error }
-        if let active {
+        let encrypts = encrypts
+        if encrypts, let active {
             if need.encryption {
                 do throws(RemoteKMSError) { try await proveEncryption(active) } catch {
                     finding.encryption = error
@@ -170,7 +187,8 @@ extension RingKey {
                 past: .init(
                     keyIDs: past.activeKeyIDs, highestVersion: past.highestVersions[seen.keyID.keyPart],
                     ofThisKey: last?.keyPart == seen.keyID.keyPart ? last : nil,
-                    stranger: encrypts ? last.flatMap { configured.knows($0.keyPart) ? nil : $0 } : nil))
+                    stranger: state.encrypts
+                        ? last.flatMap { state.configured.knows($0.keyPart) ? nil : $0 } : nil))
         }
     }
 
@@ -190,7 +208,7 @@ extension RingKey {
                 keyPart: keyID.keyPart, acceptIdentities: settings.acceptIdentities,
                 adoptKeyIDs: settings.adoptKeyIDs)
             state.observedID = keyID
-            configured.learn(keyID.keyPart)
+            state.configured.learn(keyID.keyPart)
             return true
         }
         guard isSame else {
@@ -233,8 +251,18 @@ extension RingKey {
         await cache.proved(scope, at: now.uptime)
     }
 
-    /// Logs trouble when it comes, changes or goes, and hourly while it lasts.
-    private func report(at now: Duration) {
+    /// Logs trouble when it comes, changes or goes, and hourly while it lasts; reservations of the provider when they come.
+    private func report(at now: Duration, news: RemoteKMSError?, since told: RemoteKMSError?) {
+        if let news, news != told {
+            logger.warning(
+                "the key serves, but its backend needs attention",
+                metadata: [
+                    Names.LogKey.code: "\(news.code)", Names.LogKey.error: "\(news.summary)",
+                    Names.LogKey.remedy: "\(news.remedy)",
+                ])
+        } else if news == nil, told != nil {
+            logger.notice("what needed attention at the key's backend is well again")
+        }
         let isServing = if case .failed = verdict { false } else { true }
         let health = monitor.health
         let (trouble, writesStopIn, isDue) = state.withLock { state in

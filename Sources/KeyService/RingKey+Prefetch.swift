@@ -15,6 +15,8 @@ extension RingKey {
         var rest = history.history.localKEKs
         guard !rest.isEmpty else { return }
         await firstVerdict.wait()
+        // Opened for nothing.
+        if await cache.isOff { return }
         // Cancelled sleeps return at once, and the loops end.
         while !mayPrefetch, !Task.isCancelled { try? await clock.sleep(for: retryEvery) }
         var unopened: [RememberedKEK] = []
@@ -38,7 +40,7 @@ extension RingKey {
 
     /// Whether the backend has answered well enough for this key's work to be done, which comes first.
     private var mayPrefetch: Bool {
-        state.withLock { $0.observedID != nil && (!encrypts || $0.active != nil) }
+        state.withLock { $0.observedID != nil && (!$0.encrypts || $0.active != nil) }
     }
 
     private func digest(of kek: RememberedKEK) -> WrappedKeyDigest? {

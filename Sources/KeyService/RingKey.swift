@@ -1,4 +1,3 @@
-internal import CoreMetrics
 internal import DEKCache
 internal import EnvelopeCrypto
 internal import Logging
@@ -17,13 +16,24 @@ final class RingKey: Sendable {
     }
 
     struct State {
+        /// Whether this is the key that encrypts.
+        var encrypts: Bool
+        /// Whether it serves, and may write down what it encrypts with; a candidate only shows that it could.
+        var serves: Bool
+        var isInCache = false
+        var configured: ConfiguredKeys
         var observer: RotationObserver
         var acceptance: KeyAcceptance
         var observedID: KeyID?
         var active: Active?
+        /// The version that a candidate would encrypt under.
+        var version: String?
         /// The trouble that was logged last, while it lasts.
         var reported: (trouble: RemoteKMSError, isServing: Bool, at: Duration)?
         var lastProof: Int64?
+        var facts = ProviderFacts()
+        /// When the backend's credentials end, seconds since 1970.
+        var credentialsEnd: Int64?
         /// Trouble with former versions, by key_id: it is told, but stops nothing.
         var formerTroubles: [String: RemoteKMSError] = [:]
         /// Counts the probes of former versions, to take them in turn.
@@ -35,8 +45,6 @@ final class RingKey: Sendable {
     }
 
     let settings: KeySettings
-    /// Whether this is the key that encrypts.
-    let encrypts: Bool
     /// Given when the first step has ended, well or badly.
     let firstVerdict = FirstVerdict()
 
@@ -45,9 +53,9 @@ final class RingKey: Sendable {
     let bounds: KeyHealth.Limits
     let clusterContext: String
     let history: HistoryFile
-    let configured: ConfiguredKeys
     let cache: UnwrappedKeys
-    let scope: Scope
+    /// Its part of the cache, for as long as anybody may ask for it.
+    private let lease: ScopeLease
     let logger: Logger
     let state: Mutex<State>
 
@@ -55,16 +63,12 @@ final class RingKey: Sendable {
     static let callLimit = Duration.seconds(10)
 
     init(
-        _ settings: KeySettings, encrypts: Bool, ring: KeyRingSettings, history: HistoryFile,
-        cache: UnwrappedKeys, scope: Scope, configured: ConfiguredKeys, logger: Logger,
-        metrics: any MetricsFactory
+        _ settings: KeySettings, encrypts: Bool, serves: Bool, ring: KeyRingSettings, history: HistoryFile,
+        cache: UnwrappedKeys, lease: ScopeLease, client: RemoteKMSClient, configured: ConfiguredKeys,
+        logger: Logger
     ) {
-        self.configured = configured
         self.settings = settings
-        self.encrypts = encrypts
-        client = RemoteKMSClient(
-            settings.provider, key: settings.name, limits: settings.limits, limiter: settings.limiter,
-            metrics: metrics)
+        self.client = client
         bounds = KeyHealth.Limits(
             rideThrough: settings.rideThrough, authGrace: settings.authGrace,
             storage: settings.provider.storage)
@@ -72,12 +76,13 @@ final class RingKey: Sendable {
         clusterContext = ring.clusterContext
         self.history = history
         self.cache = cache
-        self.scope = scope
+        self.lease = lease
         var logger = logger
         logger[metadataKey: Names.LogKey.key] = "\(settings.name)"
         self.logger = logger
         state = Mutex(
             State(
+                encrypts: encrypts, serves: serves, configured: configured,
                 observer: RotationObserver(
                     keyName: settings.name, storage: settings.provider.storage, epoch: settings.epoch,
                     settle: ring.settle),
@@ -96,6 +101,11 @@ final class RingKey: Sendable {
         if let active { return .ready(active) }
         return health.trouble.map { .failed(KMSFailure(refusing: $0, key: settings.name)) } ?? .starting
     }
+
+    var scope: Scope { lease.scope }
+
+    /// Whether this is the key that encrypts.
+    var encrypts: Bool { state.withLock { $0.encrypts } }
 
     /// What Encrypt uses now, if the key ever came so far.
     var active: Active? { state.withLock { $0.active } }
@@ -122,11 +132,13 @@ final class RingKey: Sendable {
     }
 
     func snapshot(at epochSeconds: Int64) -> KeySnapshot {
-        let (active, observedID, former, lastProof) = state.withLock {
-            ($0.active, $0.observedID, $0.formerTroubles.min { $0.key < $1.key }?.value, $0.lastProof)
-        }
+        let state = state.withLock { $0 }
+        let (encrypts, observedID) = (state.encrypts, state.observedID)
+        let former = state.formerTroubles.min { $0.key < $1.key }?.value
         let health = monitor.health
         let failure = health.trouble
+        let active = encrypts ? state.active : nil
+        let trouble = failure ?? former ?? state.facts.reservation
         let phase: KeySnapshot.State =
             if encrypts {
                 switch verdict {
@@ -138,8 +150,10 @@ final class RingKey: Sendable {
         return KeySnapshot(
             name: settings.name, provider: client.name, encrypts: encrypts, state: phase,
             keyID: (active?.keyID ?? (encrypts ? nil : observedID))?.description,
-            trouble: (failure ?? former)?.description, writesStopIn: health.writesStopIn,
+            trouble: trouble?.description, troubleCode: trouble?.code.rawValue,
+            writesStopIn: health.writesStopIn,
             localKEKAge: active?.writer == nil ? nil : active?.age(at: epochSeconds),
-            localKEKUses: active?.writer == nil ? nil : active?.uses, lastProof: lastProof)
+            localKEKUses: active?.writer == nil ? nil : active?.uses, lastProof: state.lastProof,
+            credentialsEnd: state.credentialsEnd, clockOffset: state.facts.clockOffset)
     }
 }

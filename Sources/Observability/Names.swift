@@ -31,6 +31,22 @@ public enum Names {
         public static let localKEKAge = "kmsward_local_kek_age_seconds"
         /// Gauge of the messages sealed under the local KEK in use; label key.
         public static let localKEKUses = "kmsward_local_kek_uses"
+        /// Gauge, 1 while there is trouble with the key, which may serve all the same; labels key, code.
+        public static let keyTrouble = "kmsward_key_trouble"
+        /// Gauge of how long the key goes on encrypting if its trouble lasts; label key.
+        public static let keyWritesStop = "kmsward_key_writes_stop_in_seconds"
+        /// Gauge of when the key was last seen to unwrap, Unix seconds; label key.
+        public static let keyLastProof = "kmsward_key_last_proof_timestamp_seconds"
+        /// Gauge of when the credentials for the key end, Unix seconds; label key.
+        public static let credentialsEnd = "kmsward_credentials_expiry_timestamp_seconds"
+        /// Gauge of what is added to this machine's time in calls to the key-management service; label key.
+        public static let clockOffset = "kmsward_backend_clock_offset_seconds"
+        /// Counter of looks at a configuration that somebody changed or asked to be read anew; label result.
+        public static let reloads = "kmsward_config_reloads_total"
+        /// Gauge, 1 or 0: the last of them was not refused.
+        public static let reloadSucceeded = "kmsward_config_last_reload_successful"
+        /// Gauge of when the configuration that runs was read, Unix seconds.
+        public static let reloadedAt = "kmsward_config_last_reload_success_timestamp_seconds"
         /// Counter of calls to the key-management service; labels key, operation, outcome, attempt.
         public static let backendCalls = "kmsward_backend_calls_total"
         /// Histogram of the time of one call to the key-management service; labels key, operation.
@@ -98,6 +114,8 @@ public enum Names {
         public static let outcome = "outcome"
         /// Which try of a call it was: `first`, `beside` it or `again` after it.
         public static let attempt = "attempt"
+        /// How a reload ended.
+        public static let result = "result"
         /// What was decided about a call to a key-management service.
         public static let decision = "decision"
         /// Version of the daemon.
@@ -126,6 +144,8 @@ public enum Names {
         public static let error = "error"
         /// Why something was decided.
         public static let reason = "reason"
+        /// What changed.
+        public static let changes = "changes"
         /// What the operator should do.
         public static let remedy = "remedy"
         /// File, directory or socket concerned.
@@ -186,6 +206,13 @@ public enum Names {
             "tried_beside", "beside_won", "tried_again", "credentials_renewed", "refused_by_breaker",
             "opened_breaker", "refused_by_rate", "refused_by_queue", "outlived_caller", "ended_with_caller",
         ]
+        /// Values of `Label.code` of trouble with a key.
+        public static let troubles = [
+            "deadlineExceeded", "unavailable", "throttled", "unauthenticated", "permissionDenied",
+            "keyNotFound", "keyDisabled", "invalidCiphertext", "malformedReply", "misconfigured",
+        ]
+        /// Values of `Label.result`.
+        public static let reloads = ["applied", "unchanged", "refused"]
         /// Values of `Label.outcome` of the cache's requests.
         public static let cacheResults = ["hit", "miss", "coalesced", "negative"]
         /// Values of `Label.reason` of what left the cache.
@@ -293,6 +320,36 @@ public enum Names {
         Entry(
             Metric.localKEKUses, .gauge, "Messages sealed under the local key-encryption key in use.",
             [LabelRule(Label.key)]),
+        Entry(
+            Metric.keyTrouble, .gauge,
+            "1 while there is trouble of that class with the key, which may serve all the same.",
+            [LabelRule(Label.key), LabelRule(Label.code, Value.troubles)]),
+        Entry(
+            Metric.keyWritesStop, .gauge,
+            "How long the key goes on encrypting if its trouble lasts; absent where nothing limits it.",
+            [LabelRule(Label.key)]),
+        Entry(
+            Metric.keyLastProof, .gauge,
+            "When the key was last seen to unwrap, seconds since the Unix epoch.",
+            [LabelRule(Label.key)]),
+        Entry(
+            Metric.credentialsEnd, .gauge,
+            "When the temporary credentials for the key end, seconds since the Unix epoch.",
+            [LabelRule(Label.key)]),
+        Entry(
+            Metric.clockOffset, .gauge,
+            "What is added to this machine's time in calls to the key-management service.",
+            [LabelRule(Label.key)]),
+        Entry(
+            Metric.reloads, .counter, "Reloads of the configuration, by result.",
+            [LabelRule(Label.result, Value.reloads)]),
+        Entry(
+            Metric.reloadSucceeded, .gauge,
+            "1 if the last reload of the configuration was not refused, else 0."
+        ),
+        Entry(
+            Metric.reloadedAt, .gauge,
+            "When the configuration that runs was taken, seconds since the Unix epoch."),
         Entry(
             Metric.backendCalls, .counter,
             "Calls to the key-management service, by key, operation, outcome and attempt.",

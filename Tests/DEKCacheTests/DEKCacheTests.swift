@@ -335,7 +335,7 @@ struct DEKCacheTests {
     )
     func loadIsProof() async throws {
         let cache = cache()
-        await cache.setRideThrough(.seconds(100), of: 3)
+        await cache.open(3, rideThrough: .seconds(100))
         let loading = request(cache, 1, in: 3)
         await kms.untilCalled()
         time.advance(by: .seconds(40))
@@ -345,8 +345,49 @@ struct DEKCacheTests {
         #expect(await cache.hit(key(1)) != nil)
         time.advance(by: .seconds(1))
         #expect(await cache.hit(key(1)) == nil)
-        await cache.setRideThrough(.seconds(200), of: 3)
+    }
+
+    // MARK: scopes
+
+    @Test("a scope that is closed lets go of its entries and takes in none, but answers who waits")
+    func close() async throws {
+        let cache = cache()
+        _ = try await fill(cache, 1, in: 1)
+        _ = try await fill(cache, 2)
+        let waiting = request(cache, 3, in: 1)
+        await kms.untilCalled()
+        await cache.close(1)
+        #expect(await cache.hit(key(1)) == nil)
+        #expect(await cache.hit(key(2)) != nil)
+        let late = request(cache, 4, in: 1)
+        await kms.untilCalled(2)
+        kms.answer(1, .success(Secret(3)))
+        kms.answer(2, .success(Secret(4)))
+        #expect(try await waiting.value.get().id == 3)
+        #expect(try await late.value.get().id == 4)
+        let counts = await cache.counts
+        #expect(counts.entries == 1 && counts.evictions == [.removed: 1])
+
+        await cache.open(1, rideThrough: .seconds(10))
+        _ = try await fill(cache, 1, in: 1)
         #expect(await cache.hit(key(1)) != nil)
+    }
+
+    @Test("what is handed over lives by its heir's clock: entries, loads under way and the last proof")
+    func handOver() async throws {
+        let cache = cache()
+        await cache.open(1, rideThrough: .seconds(1_000))
+        await cache.open(2, rideThrough: .seconds(10))
+        _ = try await fill(cache, 1, in: 1)
+        let waiting = request(cache, 2, in: 1)
+        await kms.untilCalled()
+        await cache.handOver(1, to: 2)
+        await cache.close(1)
+        kms.answer(1, .success(Secret(2)))
+        #expect(try await waiting.value.get().id == 2)
+        for number in [1, 2] { #expect(await cache.hit(key(number)) != nil) }
+        time.advance(by: .seconds(10))
+        for number in [1, 2] { #expect(await cache.hit(key(number)) == nil) }
     }
 
     // MARK: wiping

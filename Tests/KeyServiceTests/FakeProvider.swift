@@ -21,6 +21,7 @@ final class FakeProvider: Provider {
         var lies: Set<String> = []
         /// What the version becomes as soon as something is wrapped.
         var versionAfterWrap: String?
+        var facts = ProviderFacts()
         var calls: [Operation: Int] = [:]
         var unwrapped: [[UInt8]] = []
         /// The deadline of the last unwrap.
@@ -52,6 +53,7 @@ final class FakeProvider: Provider {
             $0.knownVersions.insert(version)
         }
     }
+    var facts: ProviderFacts { seen.facts }
     var seen: Behaviour { behaviour.withLock { $0 } }
     func count(_ operation: Operation) -> Int { behaviour.withLock { $0.calls[operation] ?? 0 } }
 

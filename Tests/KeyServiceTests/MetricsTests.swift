@@ -45,6 +45,71 @@ struct MetricsTests {
     }
 }
 
+@Suite("Metrics of keys in trouble and of keys that are gone")
+struct PassingMetricsTests {
+    @Test("trouble, its end, the last proof, credentials and clock are gauges that go with what they tell")
+    func trouble() async throws {
+        let store = MetricStore()
+        let provider = FakeProvider()
+        let uptime = Mutex(Duration.zero)
+        let key = KeySettings(
+            name: "a", provider: provider, suite: .aes256GCM, rideThrough: .seconds(100), limits: .local)
+        let ring = KeyRing(
+            KeyRingSettings(keys: [key]), on: PoolExecutor(),
+            logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }, metrics: store,
+            epochSeconds: { 1_000 + uptime.withLock { $0 }.components.seconds },
+            uptime: { uptime.withLock { $0 } })
+        func passing() -> [String: Double] {
+            var values: [String: Double] = [:]
+            for name in [
+                "key_writes_stop_in_seconds", "key_last_proof_timestamp_seconds",
+                "credentials_expiry_timestamp_seconds", "backend_clock_offset_seconds",
+            ] { values[name] = store["kmsward_\(name)", "key=a"] }
+            for code in RemoteKMSError.Code.allCases {
+                values[code.rawValue] = store["kmsward_key_trouble", "key=a,code=\(code.rawValue)"]
+            }
+            return values
+        }
+        await ring.observeOnce()
+        #expect(passing() == ["key_last_proof_timestamp_seconds": 1_000])
+
+        provider.set {
+            $0.facts = ProviderFacts(
+                credentialsServeFor: .seconds(60), clockOffset: .seconds(-5),
+                reservation: RemoteKMSError(.misconfigured, "an empty file"))
+        }
+        uptime.withLock { $0 = .seconds(30) }
+        await ring.observeOnce()
+        #expect(
+            passing() == [
+                "key_last_proof_timestamp_seconds": 1_030, "credentials_expiry_timestamp_seconds": 1_090,
+                "backend_clock_offset_seconds": -5, "misconfigured": 1,
+            ])
+        #expect(ring.snapshot()[0].state == .active && ring.snapshot()[0].trouble == "an empty file")
+
+        provider.set { $0.facts = ProviderFacts() }
+        for operation in FakeProvider.Operation.allCases { provider.fail(operation, .unavailable) }
+        uptime.withLock { $0 = .seconds(60) }
+        await ring.observeOnce()
+        #expect(
+            passing() == [
+                "key_last_proof_timestamp_seconds": 1_030, "unavailable": 1, "key_writes_stop_in_seconds": 70,
+            ])
+
+        for operation in FakeProvider.Operation.allCases { provider.fail(operation, nil) }
+        await ring.observeOnce()
+        #expect(passing() == ["key_last_proof_timestamp_seconds": 1_060])
+
+        _ = try await ring.apply([
+            KeySettings(name: "b", provider: provider, suite: .aes256GCM, limits: .local)
+        ])
+        #expect(passing().isEmpty)
+        #expect(store["kmsward_key_ready", "key=a"] == nil && store["kmsward_key_ready", "key=b"] == 1)
+        #expect(store["kmsward_backend_breaker_open", "key=a"] == nil)
+        #expect(store["kmsward_backend_breaker_open", "key=b"] == 0)
+    }
+}
+
 /// Metrics by name and labels: counters and gauges hold their value, timers how often they were recorded.
 private final class MetricStore: MetricsFactory {
     private let values = Mutex<[String: Double]>([:])

@@ -88,7 +88,8 @@ import Testing
     ) -> KeySnapshot {
         KeySnapshot(
             name: "k", provider: "p", encrypts: encrypts, state: state, keyID: nil, trouble: trouble,
-            writesStopIn: stops, localKEKAge: nil, localKEKUses: nil, lastProof: nil)
+            troubleCode: nil, writesStopIn: stops, localKEKAge: nil, localKEKUses: nil, lastProof: nil,
+            credentialsEnd: nil, clockOffset: nil)
     }
 
     @Test(

@@ -45,20 +45,25 @@ public actor SocketAcceptor {
         var socket: ListeningSocket?
         let descriptor: Int32
         let address: String
-        let policy: PeerPolicy
+        private let group: UInt32?
+        private(set) var policy: PeerPolicy
 
         init(_ socket: consuming ListeningSocket, policy: PeerPolicy) {
             descriptor = socket.descriptor.number
             address = socket.address
+            group = socket.group
             self.policy = policy.admitting(group: socket.group)
             self.socket = consume socket
         }
+
+        func goBy(_ policy: PeerPolicy) { self.policy = policy.admitting(group: group) }
     }
 
     /// Waits for its preface; we own the descriptor.
     private struct Pending {
         let descriptor: Int32
         let peer: PeerCredentials
+        let listener: Listener
         var isWatched = false
     }
 
@@ -66,6 +71,7 @@ public actor SocketAcceptor {
     private struct Served {
         let copy: Int32
         let peer: PeerCredentials
+        let listener: Listener
         var isCut = false
         /// Arrivals are not reported until the next tick, so that a busy peer wakes this thread once per tick.
         var isUnheard = false
@@ -74,7 +80,7 @@ public actor SocketAcceptor {
     /// The executor, which the runtime does not keep alive.
     private let thread: PollThread
     private let settings: Settings
-    private let policy: PeerPolicy
+    private var policy: PeerPolicy
     private let engine: any EngineProgress
     private let observer: (any AcceptanceObserver)?
     private let logger: Logger
@@ -158,6 +164,29 @@ public actor SocketAcceptor {
         }
         listeners[id] = listener
         logger.info("listening", metadata: [LogKey.path.rawValue: "\(listener.address)"])
+    }
+
+    /// Goes by another policy from now on: also for connections that are there, of which those it does not admit are ended.
+    public func admit(by policy: PeerPolicy) {
+        guard policy != self.policy else { return }
+        self.policy = policy
+        // Whoever is refused now is told once more.
+        refusals = RefusalLog()
+        for listener in listeners.values { listener.goBy(policy) }
+        for (id, connection) in pending
+        where !isAdmitted(connection.peer, connection.descriptor, connection.listener) {
+            refuse(id, .uid)
+        }
+        for (id, connection) in served
+        where !connection.isCut && !isAdmitted(connection.peer, connection.copy, connection.listener) {
+            served[id]?.isCut = true
+            shutdown(connection.copy, Int32(SHUT_RDWR))
+            note(.uid, connection.peer)
+        }
+    }
+
+    private func isAdmitted(_ peer: PeerCredentials, _ descriptor: Int32, _ listener: Listener) -> Bool {
+        listener.policy.admits(peer, groups: { PeerCredentials.groups(of: descriptor) })
     }
 
     /// Begins the drain: no connection is accepted or handed over from now on; those handed over go on.
@@ -292,7 +321,7 @@ public actor SocketAcceptor {
             Glibc.close(descriptor)
             return
         }
-        guard listener.policy.admits(peer, groups: { PeerCredentials.groups(of: descriptor) }) else {
+        guard isAdmitted(peer, descriptor, listener) else {
             Glibc.close(descriptor)
             return note(.uid, peer)
         }
@@ -301,7 +330,7 @@ public actor SocketAcceptor {
             return note(.barred, peer)
         }
         let id = newID()
-        pending[id] = Pending(descriptor: descriptor, peer: peer)
+        pending[id] = Pending(descriptor: descriptor, peer: peer, listener: listener)
         if let dropped = admission.arrived(id, at: elapsed()) { refuse(dropped, .limit) }
         judge(id, hasEnded: false)
         guard let waiting = pending[id] else { return }
@@ -347,7 +376,7 @@ public actor SocketAcceptor {
         }
         if connection.isWatched { thread.unwatch(connection.descriptor) }
         pending[id] = nil
-        served[id] = Served(copy: copy, peer: connection.peer)
+        served[id] = Served(copy: copy, peer: connection.peer, listener: connection.listener)
         numbers.accepted += 1
         if lastTick == nil { lastTick = elapsed() }
         observer?.connectionAccepted()

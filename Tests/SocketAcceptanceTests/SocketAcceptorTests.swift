@@ -404,6 +404,40 @@ struct SocketAcceptorTests {
         await acceptor.close()
     }
 
+    @Test(
+        "another policy goes for connections that are there too: who is not admitted any more is cut, others stay",
+        .enabled(if: geteuid() == 0))
+    func otherPolicy() async throws {
+        let directory = try TemporaryDirectory()
+        let path = directory("kms.sock")
+        let harness = try Harness(policy: PeerPolicy(uids: [1234]))
+        let permissions = try SocketPermissions(mode: 0o600, owner: 1234)
+        try await harness.acceptor.accept(
+            from: ListeningSocket(binding: SocketAddress(parsing: path), permissions: permissions))
+        let own = try Client(path)
+        own.sendPreface()
+        let stays = try await harness.nextConnection()
+        async let stranger: Void = Self.expectRefusal(at: path)
+        let cut = try await harness.nextConnection()
+        #expect(cut.peer.uid == 1234)
+        await harness.acceptor.admit(by: PeerPolicy(uids: [1234]))
+        #expect(await harness.acceptor.counts.refused.isEmpty)
+        await harness.acceptor.admit(by: PeerPolicy())
+        await stranger
+        #expect(own.isOpen)
+        await Self.expectRefusal(at: path)
+        #expect(await harness.acceptor.counts.refused == [.uid: 2])
+        for connection in [stays, cut] { connection.end() }
+        await harness.acceptor.close()
+    }
+
+    private static func expectRefusal(at path: String) async {
+        await #expect(processExitsWith: .success) { [path = path as String] in
+            let isRefused = try Self.isRefused(path, uid: 1234, gid: 1, groups: [])
+            #expect(isRefused)
+        }
+    }
+
     @Test("an abstract socket needs an allow-list")
     func abstract() async throws {
         let name = "@ksw-test-\(getpid())-acceptor"

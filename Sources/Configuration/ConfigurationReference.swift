@@ -16,7 +16,8 @@ public enum ConfigurationReference {
 
                 """
         }
-        return introduction + "\n## Options\n\n" + sections.joined(separator: "\n") + "\n" + epilogue
+        return introduction + "\n" + reloading + "\n## Options\n\n" + sections.joined(separator: "\n") + "\n"
+            + epilogue
     }
 
     /// Every option with its whole path, blocks of a list flattened: `keys[].name`.
@@ -99,6 +100,40 @@ public enum ConfigurationReference {
         and key files opened, only on the machine that serves, so a file can be checked anywhere.
 
         """
+
+    private static var reloading: String {
+        let taken = Schema.file.options.map(\.summary).filter(\.reloads).map { "`\($0.path)`" }
+        let list = taken.dropLast().joined(separator: ", ") + " and " + (taken.last ?? "")
+        return """
+            ## Changes while it runs
+
+            The daemon takes a changed file without a restart: at SIGHUP at once, else when it has seen the same new content
+            twice, two seconds apart, so that a half-written file is not taken. It follows symbolic links, so files that
+            Kubernetes or a configuration tool exchanges behind one are seen too. Taken are
+
+            - \(list).
+
+            Everything else is as it was until the next start; one warning names what waits for it. `keys` is taken as a whole:
+
+            - A key whose block is the same goes on as it is, with its connections and all that is in memory, wherever in the
+              list it stands.
+            - A new or changed key, and one that comes first now, must show within 20 s that it works: it answers, and the
+              first one also wraps and unwraps. Then all are exchanged at once. No call fails: those under way end with the
+              keys they began with.
+            - A key that is not in the list any more is closed, and what it unwrapped is wiped. One that is changed, but still
+              the same key (another endpoint, a moved file, other credentials), keeps what is in memory.
+            - The first key's key_id is announced at once, and API servers take it for a rotation.
+
+            A file that is wrong anywhere, or names a key that does not work, changes nothing at all. The reasons are logged,
+            one line each, `kmsward_config_last_reload_successful` is 0, and the former configuration goes on. The file is not
+            tried again before it changes: SIGHUP does that, for a file that was right too early.
+
+            A peer that `allow` admits no more is disconnected. Credential files of JD Cloud are no part of the file and need
+            no SIGHUP: a change is seen by the next call. Should the service refuse the new credentials, or a file be empty or
+            unreadable, the former ones go on, and a warning says why. Key files of `local` are read again when they change.
+
+            """
+    }
 
     private static let epilogue = """
         ## Beyond single options

@@ -33,10 +33,11 @@ enum Schema {
                 "How long a peer has to begin HTTP/2 before it is disconnected."),
 
             Option(
-                "allow.uids", \.allow.uids, .list("users", of: .account("user"), atMost: 256),
+                "allow.uids", \.allow.uids, .list("users", of: .account("user"), atMost: 256), reloads: true,
                 "Users that may connect. Uid 0 and the daemon's own uid always may."),
             Option(
                 "allow.gids", \.allow.gids, .list("groups", of: .account("group"), atMost: 256),
+                reloads: true,
                 "Groups whose members may connect; supplementary groups count. The socket's group always may."
             ),
 
@@ -58,7 +59,7 @@ enum Schema {
             ),
 
             Option(
-                "keys", \.keys, .blocks(of: key, atMost: 64), required: true,
+                "keys", \.keys, .blocks(of: key, atMost: 64), required: true, reloads: true,
                 "The keys. The first encrypts; all decrypt."),
 
             Option(
@@ -76,6 +77,13 @@ enum Schema {
                 "How long calls in hand may finish at shutdown."),
 
             Option(
+                "cache.entries", \.cache.entries, .integer(0...1_000_000), reloads: true,
+                """
+                The most unwrapped keys kept in memory, a few hundred bytes each. 0 keeps none: every Decrypt but those of \
+                the local key-encryption key in use is a call to its service, and fails in an outage.
+                """),
+
+            Option(
                 "metrics.listen", \.metrics.listen, listen,
                 """
                 Where Prometheus metrics and health checks are served, without authentication: a literal IP address and a \
@@ -83,7 +91,7 @@ enum Schema {
                 """),
 
             Option(
-                "log.level", \.log.level, .choice,
+                "log.level", \.log.level, .choice, reloads: true,
                 "The least important level that is written. No level writes keys, plaintexts or tokens."),
             Option(
                 "log.format", \.log.format, .choice,
@@ -195,6 +203,7 @@ enum Schema {
         ("keys[].jdcloud.credentials.role", "A role that is assumed with them."),
         ("rotation", "When a changed key is noticed and taken over."),
         ("limits", "Bounds of the work in hand."),
+        ("cache", "What is kept of what the keys' services unwrapped."),
         ("metrics", "The endpoint for Prometheus and health checks."),
         ("log", "The log, on standard error or in the journal."),
         ("memory", "The process's memory."),

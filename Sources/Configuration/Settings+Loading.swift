@@ -41,7 +41,14 @@ extension Settings {
     public static func load(
         path: String
     ) throws(ConfigurationError) -> (settings: Settings, warnings: [Diagnostic]) {
-        let (settings, diagnostics) = parse(bytes: try read(path), name: path)
+        try load(bytes: try read(path), path: path)
+    }
+
+    /// The same, where the bytes of the file have been read already.
+    public static func load(
+        bytes: [UInt8], path: String
+    ) throws(ConfigurationError) -> (settings: Settings, warnings: [Diagnostic]) {
+        let (settings, diagnostics) = parse(bytes: bytes, name: path)
         guard let settings else { throw ConfigurationError(diagnostics) }
         return (settings, diagnostics + settings.exposed(in: path))
     }
@@ -59,8 +66,10 @@ extension Settings {
         ]
     }
 
-    /// The file's bytes, one more than the limit at most.
-    private static func read(_ path: String) throws(ConfigurationError) -> [UInt8] {
+    /// A file's bytes, one more than the limit at most; throws if it cannot be read.
+    ///
+    /// They may hold a secret: keep them no longer than needed.
+    public static func read(_ path: String) throws(ConfigurationError) -> [UInt8] {
         let file = unsafe open(path, O_RDONLY | O_CLOEXEC)
         guard file >= 0 else { throw ConfigurationError(unreadable: path, errno) }
         defer { close(file) }

@@ -19,6 +19,8 @@ public struct Settings: Sendable, Equatable {
     public var rotation = Rotation()
     /// Bounds of the work in hand.
     public var limits = Limits()
+    /// What is kept of what the keys' services unwrapped.
+    public var cache = Cache()
     /// The endpoint for Prometheus and health checks.
     public var metrics = Metrics()
     /// The log.
@@ -217,6 +219,12 @@ extension Settings {
         public var callsInFlight = 1024
         /// How long calls in hand may finish at shutdown.
         public var drain = Duration.seconds(10)
+    }
+
+    /// What is kept of what the keys' services unwrapped.
+    public struct Cache: Sendable, Equatable {
+        /// The most unwrapped keys in memory; 0 for none.
+        public var entries = 10_000
     }
 
     /// The endpoint for Prometheus and health checks.

@@ -8,6 +8,8 @@ struct OptionSummary: Sendable {
     var isRequired: Bool
     /// Whether its value is kept out of messages and of `config print`.
     var isSecret: Bool
+    /// Whether a change of it is taken while the daemon runs.
+    var reloads: Bool
     /// The default as it would be written; nil when there is none.
     var defaultText: String?
     /// What it does, for the reference page.
@@ -29,15 +31,17 @@ struct Option<Root: Sendable>: Sendable {
     let read: @Sendable (_ node: Node, _ path: String, _ root: inout Root, _ pass: inout DecodingPass) -> Void
     let render: @Sendable (Root) -> Rendering?
     let isEqual: @Sendable (Root, Root) -> Bool
+    let copy: @Sendable (_ from: Root, _ to: inout Root) -> Void
 
     init<Value>(
         _ path: String, _ property: any WritableKeyPath<Root, Value> & Sendable, _ kind: Kind<Value>,
-        required isRequired: Bool = false, secret isSecret: Bool = false, since: String = "0.1",
+        required isRequired: Bool = false, secret isSecret: Bool = false, reloads: Bool = false,
+        since: String = "0.1",
         _ text: String
     ) {
         summary = OptionSummary(
-            path: path, expected: kind.expected, isRequired: isRequired, isSecret: isSecret, text: text,
-            since: since, entryOptions: kind.entryOptions)
+            path: path, expected: kind.expected, isRequired: isRequired, isSecret: isSecret,
+            reloads: reloads, text: text, since: since, entryOptions: kind.entryOptions)
         read = { node, path, root, pass in
             let value = pass.hidingValues(if: isSecret) { pass in kind.read(node, path, &pass) }
             if let value { root[keyPath: property] = value }
@@ -47,6 +51,7 @@ struct Option<Root: Sendable>: Sendable {
             return isSecret && rendering != nil ? .scalar(YAMLText.redacted) : rendering
         }
         isEqual = { $0[keyPath: property] == $1[keyPath: property] }
+        copy = { $1[keyPath: property] = $0[keyPath: property] }
     }
 }
 

@@ -73,19 +73,22 @@ public struct Daemon: Sendable {
     private let plan: Plan
     private let keys: @Sendable (any SerialExecutor) -> (KeyRing, any KMSServing)
     private let registry: PrometheusRegistry
+    private let configuration: (any LiveConfiguration)?
     private let manager: any ServiceManager
     private let logger: Logger
 
     /// A daemon that serves what `keys` makes: a service, and the ring of keys behind it, both for actors of the given
     /// executor.
     ///
-    /// `registry` must be the process's metrics backend already, and the log must be set up.
+    /// `configuration` is what it goes by, if that may change while it runs. `registry` must be the process's metrics backend already, and the log must be set up.
     public init(
-        _ plan: Plan, registry: PrometheusRegistry, manager: any ServiceManager = Systemd(), logger: Logger,
+        _ plan: Plan, configuration: (any LiveConfiguration)? = nil, registry: PrometheusRegistry,
+        manager: any ServiceManager = Systemd(), logger: Logger,
         keys: @escaping @Sendable (any SerialExecutor) -> (KeyRing, any KMSServing)
     ) {
         self.plan = plan
         self.keys = keys
+        self.configuration = configuration
         self.registry = registry
         self.manager = manager
         self.logger = logger
@@ -164,24 +167,30 @@ public struct Daemon: Sendable {
         _ ring: KeyRing, _ acceptor: SocketAcceptor, _ server: Server, _ engine: EngineThread,
         _ state: DaemonState
     ) async {
+        var services: [any Service] = [
+            KeyObservation(ring: ring),
+            StatusLine(
+                ring: ring, callsInFlight: { server.callsInFlight }, longestSilence: plan.longestSilence,
+                manager: manager, clock: ContinuousClock(), logger: logger),
+            Watchdog(engine: engine, manager: manager, clock: ContinuousClock(), logger: logger),
+        ]
+        if let configuration {
+            services.append(
+                Reloading(
+                    configuration: configuration, daemon: RunningDaemon(ring: ring, acceptor: acceptor),
+                    hangups: await UnixSignalsSequence(trapping: .sighup), clock: ContinuousClock(),
+                    epochSeconds: KeyRing.timeOfDay, metrics: ReloadMetrics(), logger: logger))
+        }
+        services.append(
+            Serving(
+                clock: ContinuousClock(), acceptor: acceptor, server: server, grace: plan.drain,
+                state: state, manager: manager, logger: logger))
         var quiet = logger
         // The group's own steps are the daemon's, and told in its words.
         quiet.logLevel = max(logger.logLevel, .warning)
         let group = ServiceGroup(
             configuration: ServiceGroupConfiguration(
-                services: [
-                    KeyObservation(ring: ring),
-                    StatusLine(
-                        ring: ring, callsInFlight: { server.callsInFlight },
-                        longestSilence: plan.longestSilence,
-                        manager: manager,
-                        clock: ContinuousClock(), logger: logger),
-                    Watchdog(engine: engine, manager: manager, clock: ContinuousClock(), logger: logger),
-                    Serving(
-                        clock: ContinuousClock(), acceptor: acceptor, server: server, grace: plan.drain,
-                        state: state, manager: manager,
-                        logger: logger),
-                ],
+                services: services,
                 gracefulShutdownSignals: [.sigterm, .sigint],
                 logger: quiet))
         do { try await group.run() } catch {

@@ -3,6 +3,7 @@ internal import Configuration
 internal import EnvelopeCrypto
 private import Glibc
 private import HTTPTransport
+internal import Lifecycle
 private import LocalProvider
 private import SocketAcceptance
 
@@ -88,11 +89,15 @@ struct ConfigCommand: ParsableCommand {
 }
 
 /// Reads a configuration file; says all that is wrong with it on standard error, and exits 78 if it cannot be used.
-func loadSettings(_ file: String) throws -> Settings {
+func loadSettings(_ file: String) throws -> Settings { try loadMarkedSettings(file).settings }
+
+/// The same, with what tells the content of the file from others.
+func loadMarkedSettings(_ file: String) throws -> (settings: Settings, mark: ConfigurationFile.Mark) {
     do throws(ConfigurationError) {
-        let (settings, warnings) = try Settings.load(path: file)
+        let bytes = try Settings.read(file)
+        let (settings, warnings) = try Settings.load(bytes: bytes, path: file)
         for warning in warnings { printError("\(warning)") }
-        return settings
+        return (settings, ConfigurationFile.mark(of: bytes))
     } catch {
         printError("\(error)")
         throw ExitCode.brokenConfiguration

@@ -21,6 +21,9 @@ struct Serve: AsyncParsableCommand {
             Takes a configuration file, or --dev: an embedded key and everything else below one directory, to try things \
             out. Only --dev makes a key file that is missing; otherwise make it with: kmsward key init.
 
+            A changed configuration file is taken while it runs, at SIGHUP at once; a wrong one is refused, and the former one \
+            goes on.
+
             On SIGTERM or SIGINT (Ctrl-C) it finishes the calls in flight, at most for limits.drain; a second one ends it at \
             once.
 
@@ -71,14 +74,14 @@ struct Serve: AsyncParsableCommand {
         // Before any thread: one malloc arena keeps memory after a burst from being spread over several.
         ksw_use_one_malloc_arena()
         _ = signal(SIGPIPE, SIG_IGN)
-        // Nothing is read anew on SIGHUP yet, and a stray one must not end a control plane's plugin. A developer's terminal
-        // may: there it means that nobody looks any more.
+        // It means to read the configuration anew; one that comes before there is somebody to do it must not end a control
+        // plane's plugin. A developer's terminal may: there it means that nobody looks any more.
         if !dev { _ = signal(SIGHUP, SIG_IGN) }
         // What the service manager passed on is its unit's business: a part of the configuration.
         let activated = try failing(.brokenConfiguration) { () throws(SocketFailure) in
             try Activation.take()
         }
-        let settings = try effectiveSettings()
+        let (settings, mark) = try effectiveSettings()
         let hardening = ProcessHardening.apply(dumpable: settings.memory.dumpable)
         let room = try failing(.failure) { () throws(StartFailure) in
             try OpenFiles.makeRoom(for: settings.socket.maxConnections)
@@ -97,17 +100,20 @@ struct Serve: AsyncParsableCommand {
         if let room { logger.warning("\(room)") }
         if let warning = SecureMemory.takeWarning() { logger.warning("\(warning)") }
 
-        var transports = Transports()
-        let keys = try settings.keyRing(&transports)
-        for key in keys.keys where key.writeFormat == .compatible {
+        let backends = Backends()
+        let keys = try await keys(of: settings, backends)
+        for key in keys where key.writeFormat == .compatible {
             logger.notice(
                 "the key writes compatible: every write and first read needs its service; envelope would do without",
                 metadata: [Names.LogKey.key: "\(key.name)"])
         }
         var plan = try settings.plan(activated: activated)
         if let metrics { plan.endpoint = metrics == "off" ? nil : metrics }
-        let daemon = Daemon(plan, registry: registry, logger: logger) { executor in
-            let ring = KeyRing(keys, on: executor, logger: logger)
+        let file = config.map {
+            ConfigurationFile($0, running: settings, judged: mark, backends: backends, log: log)
+        }
+        let daemon = Daemon(plan, configuration: file, registry: registry, logger: logger) { executor in
+            let ring = KeyRing(settings.ring(of: keys), on: executor, logger: logger)
             let service = KeyService(
                 ring: ring, v2Version: settings.api.v2Version == .v2 ? .v2 : .v2beta1,
                 runtimeVersion: Version.current)
@@ -123,23 +129,36 @@ struct Serve: AsyncParsableCommand {
             }
         } catch {
             logger.critical("\(error)\(dev ? "; with --dev, see --run-dir and --metrics" : "")")
-            await transports.close()
+            await backends.close()
             log.close(within: .seconds(2))
             throw error.isConfiguration ? ExitCode.brokenConfiguration : ExitCode.failure
         }
-        await transports.close()
+        await backends.close()
         log.close(within: .seconds(2))
         guard isClean else { throw ExitCode.failure }
     }
 
-    /// The settings of the file, or of --dev.
-    private func effectiveSettings() throws -> Settings {
-        guard let config else { return try Self.development(in: runDir) }
-        let settings = try loadSettings(config)
+    /// The settings of the file with its mark, or those of --dev.
+    private func effectiveSettings() throws -> (Settings, ConfigurationFile.Mark) {
+        guard let config else { return (try Self.development(in: runDir), []) }
+        let (settings, mark) = try loadMarkedSettings(config)
         let problems = settings.problems()
         for problem in problems { printError("\(problem)") }
         guard problems.isEmpty else { throw ExitCode.brokenConfiguration }
-        return settings
+        return (settings, mark)
+    }
+
+    /// The keys; says on standard error which cannot be reached as it is configured, and exits 78.
+    private func keys(of settings: Settings, _ backends: Backends) async throws -> [KeySettings] {
+        do throws(ConfigurationError) {
+            let keys = try await backends.keys(of: settings)
+            await backends.run(keys, of: settings)
+            return keys
+        } catch {
+            printError("\(error)")
+            await backends.close()
+            throw ExitCode.brokenConfiguration
+        }
     }
 
     /// Everything below `directory`, with a key made there if none is.

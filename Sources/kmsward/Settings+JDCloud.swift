@@ -6,34 +6,15 @@ internal import RemoteKMS
 
 // Keys of JD Cloud KMS as their room wants them.
 
-/// The transports of a daemon: one for all keys that are reached in the same way; closed when no call is under way.
-struct Transports: ~Copyable {
-    private var transports: [(settings: HTTPTransport.Settings, transport: HTTPTransport)] = []
-
-    /// The transport with these settings, made at the first demand.
-    mutating func transport(_ settings: HTTPTransport.Settings) throws(HTTPFailure) -> HTTPTransport {
-        if let known = transports.first(where: { $0.settings == settings }) { return known.transport }
-        let transport = try HTTPTransport(settings)
-        transports.append((settings, transport))
-        return transport
-    }
-
-    /// Ends what is under way.
-    consuming func close() async { for (_, transport) in transports { await transport.close() } }
-}
-
 extension Settings.JDCloudProvider {
-    /// The provider; throws what is wrong with endpoint, proxy or credentials.
-    func provider(_ transports: inout Transports) throws(RemoteKMSError) -> any Provider {
-        let settings = JDCloudSettings(
-            keyID: keyID, realm: realm, endpoint: url, region: region,
-            signature: signature == .v2 ? .v2 : .v3,
-            sendsRawTokens: tokenEncoding == .raw, credentials: credentials.source(sts: stsURL))
-        let transport: HTTPTransport
-        do throws(HTTPFailure) { transport = try transports.transport(transportSettings) } catch {
-            throw RemoteKMSError(.misconfigured, error.summary, remedy: "correct the key's proxy")
-        }
-        return try JDCloudProvider(settings, transport: transport)
+    /// The provider, on a transport with `transportSettings`; throws what is wrong with endpoint or credentials.
+    func provider(_ transport: HTTPTransport) throws(RemoteKMSError) -> any Provider {
+        try JDCloudProvider(
+            JDCloudSettings(
+                keyID: keyID, realm: realm, endpoint: url, region: region,
+                signature: signature == .v2 ? .v2 : .v3,
+                sendsRawTokens: tokenEncoding == .raw, credentials: credentials.source(sts: stsURL)),
+            transport: transport)
     }
 
     /// Where it connects to, with the options that say so.
@@ -46,7 +27,7 @@ extension Settings.JDCloudProvider {
 
     private var stsURL: String { "\(scheme.rawValue)://\(credentials.role.endpoint)" }
 
-    private var transportSettings: HTTPTransport.Settings {
+    var transportSettings: HTTPTransport.Settings {
         var settings = HTTPTransport.Settings()
         settings.authoritiesFile = caFile
         settings.allowsPlainHTTP = allowPlainHTTP

@@ -1,8 +1,8 @@
 internal import ArgumentParser
 internal import Configuration
+private import DEKCache
 internal import KeyService
 internal import Lifecycle
-private import LocalProvider
 internal import Logging
 internal import Observability
 internal import RemoteKMS
@@ -11,33 +11,13 @@ internal import SocketAcceptance
 // The settings of the file as each room wants them.
 
 extension Settings {
-    /// The keys; says on standard error which cannot be reached as they are configured, and exits 78.
-    func keyRing(_ transports: inout Transports) throws -> KeyRingSettings {
-        // Keys of one credential at one endpoint share what the service lets through.
-        var limiters: [String: ThrottleLimiter] = [:]
-        for case let owner? in keys.map(\.rateOwner) { limiters[owner] = ThrottleLimiter() }
-        var providers: [any Provider] = []
-        for (index, key) in keys.enumerated() {
-            do throws(RemoteKMSError) { providers.append(try backend(of: key, &transports)) } catch {
-                printError("\(diagnostic(.error, about: "keys[\(index)]", "\(error)"))")
-                throw ExitCode.brokenConfiguration
-            }
-        }
+    /// The ring of these keys.
+    func ring(of keys: [KeySettings]) -> KeyRingSettings {
+        var limits = CacheLimits()
+        limits.capacity = cache.entries
         return KeyRingSettings(
-            keys: zip(keys, providers).map { key, provider in
-                KeySettings(
-                    name: key.name, provider: provider, suite: key.cryptoSuite,
-                    writeFormat: key.writeFormat.ofCiphertexts,
-                    acceptFormats: Set((key.acceptFormats + [key.writeFormat]).map(\.ofCiphertexts)),
-                    epoch: UInt32(key.epoch),
-                    acceptIdentities: key.acceptIdentities, adoptKeyIDs: key.adoptKeyIDs,
-                    localKEKMaximumAge: key.localKEK.maxAge, localKEKMaximumUses: key.localKEK.maxUses,
-                    rideThrough: key.rideThrough, authGrace: key.authGrace,
-                    limiter: key.rateOwner.flatMap { limiters[$0] })
-            },
-            clusterContext: clusterContext, stateDirectory: stateDirectory,
-            observeEvery: rotation.observeEvery,
-            settle: rotation.settle)
+            keys: keys, clusterContext: clusterContext, stateDirectory: stateDirectory,
+            observeEvery: rotation.observeEvery, settle: rotation.settle, cache: limits)
     }
 
     /// The daemon's life; says on standard error what cannot be found on this host, and exits 78.
@@ -67,21 +47,16 @@ extension Settings {
         }
         return Daemon.Plan(
             source: source,
-            policy: PeerPolicy(uids: accounts.allowedUsers, gids: accounts.allowedGroups),
+            policy: accounts.policy,
             acceptance: SocketAcceptor.Settings(
                 maxConnections: socket.maxConnections, handshakeTimeout: socket.handshakeTimeout),
             callsInFlight: limits.callsInFlight, drain: limits.drain, endpoint: metrics.listen.map(\.text))
     }
 }
 
-/// Where the key lives; outside of the extensions, in which the provider's settings have the provider's name.
-private func backend(
-    of key: Settings.Key, _ transports: inout Transports
-) throws(RemoteKMSError) -> any Provider {
-    switch key.provider {
-    case .local(let local): LocalProvider(path: local.file)
-    case .jdcloud(let jdcloud): try jdcloud.provider(&transports)
-    }
+extension ResolvedAccounts {
+    /// Who may connect.
+    var policy: PeerPolicy { PeerPolicy(uids: allowedUsers, gids: allowedGroups) }
 }
 
 extension Settings.Key.Format {
@@ -95,8 +70,18 @@ extension Settings.Key.Format {
 }
 
 extension Settings.Key {
+    /// The key as the room of keys wants it.
+    func settings(_ provider: any RemoteKMS.Provider, _ limiter: ThrottleLimiter?) -> KeySettings {
+        KeySettings(
+            name: name, provider: provider, suite: cryptoSuite, writeFormat: writeFormat.ofCiphertexts,
+            acceptFormats: Set((acceptFormats + [writeFormat]).map(\.ofCiphertexts)), epoch: UInt32(epoch),
+            acceptIdentities: acceptIdentities, adoptKeyIDs: adoptKeyIDs,
+            localKEKMaximumAge: localKEK.maxAge, localKEKMaximumUses: localKEK.maxUses,
+            rideThrough: rideThrough, authGrace: authGrace, limiter: limiter)
+    }
+
     /// Names whom the service counts the calls of this key for; nil where nobody counts.
-    fileprivate var rateOwner: String? {
+    var rateOwner: String? {
         guard case .jdcloud(let jdcloud) = provider else { return nil }
         let credentials = jdcloud.credentials
         let names = [credentials.accessKey, credentials.accessKeyFile, credentials.role.jrn].map { $0 ?? "" }

@@ -54,7 +54,7 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
         Mistake(
             "a top-level option like no other", key + "zzzzzz: 7\n",
             "2:1: error: zzzzzz: unknown option; the top level takes socket, allow, api, cluster_context, "
-                + "state_directory, keys, rotation, limits, metrics, log, memory"),
+                + "state_directory, keys, rotation, limits, cache, metrics, log, memory"),
         Mistake(
             "an unknown provider", "keys:\n  - name: a\n    vault:\n      mount: transit\n",
             "3:5: error: keys[0].vault: unknown provider block; this version has local, jdcloud"),
@@ -67,7 +67,7 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
         Mistake(
             "a name with a line break and quotes", key + "\"a\\n\\\"b\": 1\n",
             #"2:1: error: "a\u{a}\"b": unknown option; the top level takes socket, allow, api, cluster_context, "#
-                + "state_directory, keys, rotation, limits, metrics, log, memory"),
+                + "state_directory, keys, rotation, limits, cache, metrics, log, memory"),
     ]
 
     static let types: [Mistake] = [
@@ -131,7 +131,7 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
         Mistake(
             "text for the whole file", "hello\n",
             "1:1: error: expected NAME: VALUE lines, found \"hello\"; the file takes socket, allow, api, "
-                + "cluster_context, state_directory, keys, rotation, limits, metrics, log, memory"),
+                + "cluster_context, state_directory, keys, rotation, limits, cache, metrics, log, memory"),
     ]
 
     static let values: [Mistake] = [

@@ -57,6 +57,8 @@ import Testing
                 limits:
                   calls_in_flight: 1024 # default
                   drain: 10s # default
+                cache:
+                  entries: 10000 # default
                 metrics:
                   listen: "127.0.0.1:9464" # default
                 log:

@@ -36,6 +36,7 @@ let everything = """
           file: /etc/l
     rotation: { observe_every: 1m, settle: 0s }
     limits: { calls_in_flight: 9, drain: 2m }
+    cache: { entries: 0 }
     metrics: { listen: "[::1]:80" }
     log: { level: trace, format: json }
     memory: { dumpable: true }
@@ -73,6 +74,7 @@ let everything = """
         expected.rotation.settle = .zero
         expected.limits.callsInFlight = 9
         expected.limits.drain = .seconds(120)
+        expected.cache.entries = 0
         expected.metrics.listen = Settings.ListenAddress(host: "::1", port: 80)
         expected.log.level = .trace
         expected.log.format = .json

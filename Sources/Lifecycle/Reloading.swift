@@ -1,0 +1,133 @@
+internal import CoreMetrics
+internal import Logging
+private import Observability
+internal import ServiceLifecycle
+
+/// Decides when a content that somebody changed is to be taken: once it is seen the second time, so that one that is being
+/// written is not.
+struct ContentWatch: Equatable {
+    private var candidate: [UInt8]?
+
+    /// Whether the content seen now, other than `judged`, is to be taken.
+    mutating func sees(_ mark: [UInt8], judged: [UInt8]) -> Bool {
+        guard mark != judged, mark == candidate else {
+            candidate = mark == judged ? nil : mark
+            return false
+        }
+        candidate = nil
+        return true
+    }
+}
+
+/// Takes a changed configuration while the daemon runs: at SIGHUP, and by itself when the file is another one.
+///
+/// One reload at a time.
+struct Reloading<Hangups: AsyncSequence & Sendable>: Service
+where Hangups.Element: Sendable, Hangups.Failure == Never {
+    let configuration: any LiveConfiguration
+    let daemon: RunningDaemon
+    let hangups: Hangups
+    let clock: any Clock<Duration>
+    let epochSeconds: @Sendable () -> Int64
+    let metrics: ReloadMetrics
+    let logger: Logger
+
+    private enum Event { case hangup, look }
+
+    /// How often the file is looked at.
+    private static var interval: Duration { .seconds(2) }
+
+    func run() async throws {
+        metrics.runs(since: epochSeconds())
+        await cancelWhenGracefulShutdown {
+            let (events, sink) = AsyncStream<Event>.makeStream()
+            await withDiscardingTaskGroup { group in
+                group.addTask { for await _ in hangups { sink.yield(.hangup) } }
+                group.addTask {
+                    // Cancelled: the daemon ends.
+                    while (try? await clock.sleep(for: Self.interval)) != nil { sink.yield(.look) }
+                }
+                var watch = ContentWatch()
+                for await event in events { await act(on: event, &watch) }
+            }
+        }
+    }
+
+    private func act(on event: Event, _ watch: inout ContentWatch) async {
+        switch event {
+        case .hangup: await reload()
+        case .look:
+            if watch.sees(await configuration.look(), judged: await configuration.judged) { await reload() }
+            await configuration.tidy()
+        }
+    }
+
+    private func reload() async {
+        let report = await configuration.reload(daemon)
+        // Cut short by the stop.
+        guard !Task.isCancelled else { return }
+        metrics.ended(report.result, at: epochSeconds())
+        switch report.result {
+        case .applied:
+            tell(report.remarks, .warning)
+            logger.notice(
+                "the new configuration is in effect", metadata: [Names.LogKey.changes: "\(report.changes)"])
+        case .unchanged:
+            tell(report.remarks, .warning)
+            logger.info("the configuration is read again, and is as before")
+        case .refused:
+            tell(report.remarks, .error)
+            logger.error(
+                "the new configuration is refused; the former one goes on",
+                metadata: [
+                    Names.LogKey.reason: "\(report.remarks.first ?? "")",
+                    Names.LogKey.remedy: "correct it; for one that was right too early, send SIGHUP",
+                ])
+        }
+        if !report.waiting.isEmpty {
+            logger.warning(
+                "restart to apply: these options do not change while the daemon runs",
+                metadata: [Names.LogKey.changes: "\(report.waiting.joined(separator: ", "))"])
+        }
+    }
+    private func tell(_ remarks: [String], _ level: Logger.Level) {
+        for remark in remarks {
+            logger.log(
+                level: level, "the new configuration was looked through",
+                metadata: [Names.LogKey.error: "\(remark)"])
+        }
+    }
+}
+
+/// How reloads end, as metrics.
+struct ReloadMetrics: Sendable {
+    private let results: [ReloadReport.Result: Counter]
+    private let succeeded: Gauge
+    private let since: Gauge
+
+    init(factory: any MetricsFactory = MetricsSystem.factory) {
+        // Every series from the start: a rate over one that appears with its first event would miss it.
+        results = Dictionary(
+            uniqueKeysWithValues: ReloadReport.Result.allCases.map { result in
+                let labels = [(Names.Label.result, result.rawValue)]
+                return (result, Counter(label: Names.Metric.reloads, dimensions: labels, factory: factory))
+            })
+        succeeded = Gauge(label: Names.Metric.reloadSucceeded, factory: factory)
+        since = Gauge(label: Names.Metric.reloadedAt, factory: factory)
+        for counter in results.values { counter.increment(by: 0) }
+    }
+
+    /// What was read at the start runs.
+    func runs(since epochSeconds: Int64) {
+        succeeded.record(1)
+        since.record(Double(epochSeconds))
+    }
+
+    func ended(_ result: ReloadReport.Result, at epochSeconds: Int64) {
+        results[result]?.increment()
+        switch result {
+        case .applied, .unchanged: runs(since: epochSeconds)
+        case .refused: succeeded.record(0)
+        }
+    }
+}

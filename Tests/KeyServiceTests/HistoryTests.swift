@@ -309,6 +309,47 @@ struct HistoryTests {
         watch.cancel()
         await watch.value
     }
+
+    @Test(
+        "in a year of restarts and outages each replica makes a local KEK a month, and who has none of their history unwraps each once"
+    )
+    func year() async throws {
+        let day = Int64(86_400)
+        let outages: Set<Int64> = [20, 95, 96, 180, 181, 240, 241, 242, 330]
+        let provider = FakeProvider()
+        let folders = (0..<3).map { _ in Folder() }
+        var replicas: [Plugin] = []
+        for folder in folders { replicas.append(await Plugin.started(provider, state: folder.path)) }
+        var written: [EncryptReply] = []
+        for today in 1...Int64(365) {
+            let isOut = outages.contains(today)
+            for operation in FakeProvider.Operation.allCases {
+                provider.fail(operation, isOut ? .unavailable : nil)
+            }
+            for (number, folder) in folders.enumerated() {
+                if (today + Int64(2 * number)) % 7 == 0 {
+                    replicas[number] = Plugin(
+                        provider, state: folder.path, startingAt: 1_000_000 + today * day)
+                    await replicas[number].observe()
+                } else {
+                    await replicas[number].observe(after: .seconds(day))
+                }
+                // What was taken up by the first is renewed by the next.
+                await replicas[number].observe()
+            }
+            guard !isOut else { continue }
+            written.append(try await replicas[Int(today % 3)].encrypt(random(32)))
+            for replica in replicas {
+                #expect(try await replica.decrypt(written[written.count - 1]).count == 32)
+            }
+        }
+        let wrapped = Set(try written.map { try Envelope(parsing: DecryptRequest($0)).wrappedKey })
+        #expect(wrapped.count == 3 * 13)
+        let fresh = await Plugin.started(provider)
+        let before = provider.count(.unwrap)
+        for _ in 0..<2 { for reply in written { #expect(try await fresh.decrypt(reply).count == 32) } }
+        #expect(provider.count(.unwrap) - before == wrapped.count)
+    }
 }
 
 /// What a start would read.

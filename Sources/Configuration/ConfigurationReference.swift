@@ -117,7 +117,9 @@ public enum ConfigurationReference {
 
             - A key whose block is the same goes on as it is, with its connections and all that is in memory, wherever in the
               list it stands.
-            - A new or changed key, and one that comes first now, must show within 20 s that it works: it answers, and the
+            - Bounds (`ride_through`, `auth_grace`, `local_kek`) and what is accepted (`accept_formats`, `accept_identities`,
+              `adopt_key_ids`) change with the key as it is, in an outage too.
+            - A new or otherwise changed key, and one that comes first now, must show within 20 s that it works: it answers, and the
               first one also wraps and unwraps. Then all are exchanged at once. No call fails: those under way end with the
               keys they began with.
             - A key that is not in the list any more is closed, and what it unwrapped is wiped. One that is changed, but still

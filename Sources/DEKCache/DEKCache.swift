@@ -160,6 +160,11 @@ public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
         update(scope) { $0 = ScopeState(rideThrough: rideThrough) }
     }
 
+    /// Changes how long that scope's entries are used after its last proof.
+    public func setRideThrough(_ duration: Duration, of scope: Scope) {
+        update(scope) { $0.rideThrough = duration }
+    }
+
     /// Ends a scope: lets go of its entries, and takes in no more.
     ///
     /// Loads under way, and those that callers who are late begin, still answer whoever waits for them.

@@ -43,6 +43,7 @@ extension KeyRing {
     /// How one of the new keys comes to be.
     private struct Successor {
         let key: RingKey
+        let settings: KeySettings
         /// Made anew, so that it has to prove itself.
         let isCandidate: Bool
         /// The one that it takes the place of.
@@ -51,8 +52,9 @@ extension KeyRing {
 
     /// Has these keys serve in place of those that do, at least one of which encrypts: the first.
     ///
-    /// A key whose settings are the same goes on as it is: with its connection, what is in memory, and what is known of
-    /// its health; also in another place, though a key that is to encrypt now must first show that it can. Every other one
+    /// A key that is reached and writes as before goes on as it is: with its connection, what is in memory, and what is known
+    /// of its health; also in another place or with other bounds, though a key that is to encrypt now must first show that it
+    /// can. Every other one
     /// must encrypt and decrypt, or at least answer, within `limit`; else this throws, and nothing has changed. Then all are
     /// exchanged at once. Requests under way end with the keys they began with. What was unwrapped with keys that are gone is
     /// wiped; a key with other settings that is still the same key keeps it.
@@ -70,18 +72,23 @@ extension KeyRing {
         }
         for next in after where !next.isCandidate { next.key.shareIdentity(with: configured) }
         do throws(KeyRefusal) {
-            // What the one that encrypts may do depends on which others there are.
+            // Together with them it is known which key_ids are those of others.
             try await prove(after.dropFirst().filter(\.isCandidate).map(\.key), within: limit, clock)
             try await prove(after.prefix(1).filter(\.isCandidate).map(\.key), within: limit, clock)
         } catch {
             for next in after where next.isCandidate { await discard(next.key, before) }
             throw error
         }
+        // Cut short by the end of the daemon: a step could not be waited for.
+        if Task.isCancelled {
+            for next in after where next.isCandidate { await discard(next.key, before) }
+            throw KeyRefusal(key: after[0].key.name, reason: "the daemon ends")
+        }
         // A key that was given another name, or moved to another place, is known by what it is.
         for index in after.indices where after[index].isCandidate {
             let key = after[index].key
             after[index].former =
-                before.first { $0.settings.name == key.settings.name && $0.isSameKey(as: key) }
+                before.first { $0.name == key.name && $0.isSameKey(as: key) }
                 ?? before.first { $0.isSameKey(as: key) }
         }
         return await exchange(before, for: after, configured)
@@ -93,15 +100,17 @@ extension KeyRing {
     private func successor(
         _ settings: KeySettings, encrypts: Bool, among keys: [RingKey], _ configured: ConfiguredKeys
     ) -> Successor {
-        if let same = keys.first(where: { $0.settings.isSame(as: settings) }), same.encrypts || !encrypts {
-            return Successor(key: same, isCandidate: false, former: same)
+        if let same = keys.first(where: { $0.settings.isSameWriter(as: settings) }),
+            same.encrypts || !encrypts
+        {
+            return Successor(key: same, settings: settings, isCandidate: false, former: same)
         }
         let client = keys.first { $0.settings.isSameClient(as: settings) }?.client ?? settings.client(factory)
         return Successor(
             key: RingKey(
                 settings, encrypts: encrypts, serves: false, ring: self.settings, history: history,
                 cache: cache, lease: scopes.take(), client: client, configured: configured, logger: logger),
-            isCandidate: true)
+            settings: settings, isCandidate: true)
     }
 
     private func prove(
@@ -123,7 +132,7 @@ extension KeyRing {
         }
         for key in candidates {
             if let reason = key.unfitness(after: limit) {
-                throw KeyRefusal(key: key.settings.name, reason: reason)
+                throw KeyRefusal(key: key.name, reason: reason)
             }
         }
     }
@@ -137,6 +146,7 @@ extension KeyRing {
         _ before: [RingKey], for after: [Successor], _ configured: ConfiguredKeys
     ) async -> KeyChanges {
         let keys = after.map(\.key)
+        let changes = changes(before.map(\.settings), after.map(\.settings))
         let gone = before.filter { key in !keys.contains { $0 === key } }
         let isDemoted = before[0] === keys[0] ? false : !gone.contains { $0 === before[0] }
         // No step of theirs may write down another key_id from here on.
@@ -145,7 +155,10 @@ extension KeyRing {
             await next.key.enterService(after: before[0].active?.keyID)
         }
         saveHistory()
-        for next in after where !next.isCandidate { next.key.belong(to: configured) }
+        for next in after where !next.isCandidate {
+            next.key.belong(to: configured)
+            await next.key.goBy(next.settings)
+        }
         state.withLock { $0.keys = keys }
         if isDemoted { before[0].onlyDecrypts() }
         for next in after where next.isCandidate {
@@ -161,30 +174,28 @@ extension KeyRing {
         if isDemoted { beginWatching(before[0]) }
         let now = epochSeconds()
         for key in keys { metrics.publish(key.snapshot(at: now)) }
-        return changes(before, keys)
+        return changes
     }
 
     /// Ends what only this key had, and not the keys that go on.
     private func leave(_ key: RingKey, to keys: [RingKey]) async {
         if !keys.contains(where: { $0.client === key.client }) { await key.client.close() }
-        guard !keys.contains(where: { $0.settings.name == key.settings.name }) else { return }
+        guard !keys.contains(where: { $0.name == key.name }) else { return }
         key.client.forgetMetrics()
-        metrics.forget(key.settings.name)
+        metrics.forget(key.name)
     }
 
-    private func changes(_ before: [RingKey], _ after: [RingKey]) -> KeyChanges {
-        let names = before.map(\.settings.name)
+    private func changes(_ before: [KeySettings], _ after: [KeySettings]) -> KeyChanges {
         var changes = KeyChanges()
         for key in after {
-            let name = key.settings.name
-            if !names.contains(name) {
-                changes.added.append(name)
-            } else if !before.contains(where: { $0.settings.isSame(as: key.settings) }) {
-                changes.changed.append(name)
+            guard let former = before.first(where: { $0.name == key.name }) else {
+                changes.added.append(key.name)
+                continue
             }
+            if !former.isSame(as: key) { changes.changed.append(key.name) }
         }
-        changes.removed = names.filter { name in !after.contains { $0.settings.name == name } }
-        if before[0].settings.name != after[0].settings.name { changes.encrypts = after[0].settings.name }
+        changes.removed = before.map(\.name).filter { name in !after.contains { $0.name == name } }
+        if before[0].name != after[0].name { changes.encrypts = after[0].name }
         return changes
     }
 }
@@ -218,6 +229,22 @@ extension RingKey {
             state.configured = configured
             if state.observedID != nil { configured.learn(state.acceptance.keyPart) }
         }
+    }
+
+    /// Goes by other settings that ask for no proof.
+    fileprivate func goBy(_ settings: KeySettings) async {
+        let former = state.withLock { state in
+            defer {
+                state.settings = settings
+                state.acceptance = KeyAcceptance(
+                    keyPart: state.acceptance.keyPart, acceptIdentities: settings.acceptIdentities,
+                    adoptKeyIDs: settings.adoptKeyIDs)
+            }
+            return state.settings
+        }
+        guard former.bounds != settings.bounds else { return }
+        monitor.setLimits(settings.bounds)
+        await cache.setRideThrough(settings.bounds.forgetAfter, of: scope)
     }
 
     /// Another one encrypts; requests that began before go on with what this one encrypts with.

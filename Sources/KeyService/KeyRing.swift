@@ -29,6 +29,13 @@ public final class KeyRing: Sendable {
         var watches: [Watch] = []
         /// Where `run` learns of further keys to watch; nil while it does not run.
         var beginnings: AsyncStream<Watch>.Continuation?
+
+        mutating func beginWatching(_ key: RingKey) {
+            guard let beginnings else { return }
+            let watch = Watch(key: key)
+            watches.append(watch)
+            beginnings.yield(watch)
+        }
     }
 
     let state: Mutex<State>
@@ -105,10 +112,9 @@ public final class KeyRing: Sendable {
     public func run<C: Clock>(clock: C = ContinuousClock()) async where C.Duration == Duration {
         loadHistory()
         let (stream, beginnings) = AsyncStream<Watch>.makeStream()
-        state.withLock { $0.beginnings = beginnings }
-        for key in keys {
-            await key.enterCache()
-            beginWatching(key)
+        state.withLock { state in
+            state.beginnings = beginnings
+            for key in state.keys { state.beginWatching(key) }
         }
         await withDiscardingTaskGroup { group in
             for await watch in stream {  // ends with the task
@@ -130,12 +136,7 @@ public final class KeyRing: Sendable {
 
     /// Has `run`, if it runs, watch a key.
     func beginWatching(_ key: RingKey) {
-        state.withLock { state in
-            guard let beginnings = state.beginnings else { return }
-            let watch = Watch(key: key)
-            state.watches.append(watch)
-            beginnings.yield(watch)
-        }
+        state.withLock { $0.beginWatching(key) }
     }
 
     /// Ends the watch of these keys, and returns when no step of theirs is under way.
@@ -151,6 +152,7 @@ public final class KeyRing: Sendable {
 
     private func watch<C: Clock>(_ watch: Watch, _ clock: C) async where C.Duration == Duration {
         let key = watch.key
+        await key.enterCache()
         await withTaskGroup(of: Void.self) { group in
             group.addTask { await key.prefetch(clock: clock, retryEvery: self.settings.observeEvery) }
             group.addTask {
@@ -216,7 +218,7 @@ public final class KeyRing: Sendable {
 
     static func starting(_ key: RingKey) -> KMSFailure {
         KMSFailure(
-            .unavailable, "key \(key.settings.name): not known yet whether it works: try again in a moment")
+            .unavailable, "key \(key.name): not known yet whether it works: try again in a moment")
     }
 
     private func step(_ key: RingKey) async {

@@ -76,18 +76,28 @@ extension KeySettings {
 extension KeySettings {
     /// Whether both make the same key, reached on the same way: nothing need be made anew.
     func isSame(as other: KeySettings) -> Bool {
-        isSameClient(as: other) && suite == other.suite && writeFormat == other.writeFormat
-            && acceptFormats == other.acceptFormats && epoch == other.epoch
+        isSameWriter(as: other) && acceptFormats == other.acceptFormats
             && acceptIdentities == other.acceptIdentities && adoptKeyIDs == other.adoptKeyIDs
             && localKEKMaximumAge == other.localKEKMaximumAge
             && localKEKMaximumUses == other.localKEKMaximumUses && rideThrough == other.rideThrough
             && authGrace == other.authGrace
     }
 
+    /// Whether both write the same by the same calls: all else may change without a proof, in an outage too.
+    func isSameWriter(as other: KeySettings) -> Bool {
+        isSameClient(as: other) && suite == other.suite && writeFormat == other.writeFormat
+            && epoch == other.epoch
+    }
+
     /// Whether one client can make the calls of both.
     func isSameClient(as other: KeySettings) -> Bool {
         name == other.name && provider === other.provider && limits == other.limits
             && limiter === other.limiter
+    }
+
+    /// How long it goes on without a proof.
+    var bounds: KeyHealth.Limits {
+        KeyHealth.Limits(rideThrough: rideThrough, authGrace: authGrace, storage: provider.storage)
     }
 
     func client(_ metrics: any MetricsFactory) -> RemoteKMSClient {

@@ -68,7 +68,7 @@ public struct KeyService: KMSServing {
         _ request: borrowing EncryptRequest, _ key: RingKey, deadline: Deadline, keyID: inout String
     ) async throws(KMSFailure) -> EncryptReply {
         let active = try await active(of: key, within: nil, deadline)
-        let name = key.settings.name
+        let name = key.name
         keyID = active.keyID.description
         if request.api == .v1beta1, PingSeal.isPing(request.plaintext) {
             do throws(CryptoFailure) {
@@ -109,7 +109,7 @@ public struct KeyService: KMSServing {
                 of: keys, accepting: request.keyID, waitingAtMost: deadline.remaining, clock: clock)
             if key.reads(.compatible), !Envelope.hasMagic(request.ciphertext) {
                 guard request.annotations.isEmpty else {
-                    throw KMSFailure(.requestMismatch, key: key.settings.name)
+                    throw KMSFailure(.requestMismatch, key: key.name)
                 }
                 keyID = request.keyID
                 return try await key.plaintext(of: request.ciphertext, deadline: deadline, clock: clock)
@@ -128,7 +128,7 @@ public struct KeyService: KMSServing {
             let key = try await KeyRing.key(
                 of: keys, accepting: envelope.keyID.description, waitingAtMost: deadline.remaining,
                 clock: clock)
-            guard key.reads(.envelope) else { throw KMSFailure(.formatNotAccepted, key: key.settings.name) }
+            guard key.reads(.envelope) else { throw KMSFailure(.formatNotAccepted, key: key.name) }
             keyID = envelope.keyID.description
             return try await open(envelope, key, deadline: deadline)
         }
@@ -139,7 +139,7 @@ public struct KeyService: KMSServing {
     ) async throws(KMSFailure) -> SecretBytes {
         let kek = try await key.localKEK(of: envelope, deadline: deadline, clock: clock)
         do throws(EnvelopeError) { return try envelope.open(under: kek) } catch {
-            throw KMSFailure(error, key: key.settings.name)
+            throw KMSFailure(error, key: key.name)
         }
     }
 
@@ -154,7 +154,7 @@ public struct KeyService: KMSServing {
             return plaintext
         } catch {
             keyID = active.keyID.description
-            throw KMSFailure(error, key: key.settings.name)
+            throw KMSFailure(error, key: key.name)
         }
     }
 
@@ -164,7 +164,7 @@ public struct KeyService: KMSServing {
             guard request.api == .v1beta1 || key.reads(.envelope) else { throw .formatNotAccepted }
             return envelope
         } catch {
-            throw KMSFailure(error, key: key.settings.name)
+            throw KMSFailure(error, key: key.name)
         }
     }
 
@@ -177,7 +177,7 @@ public struct KeyService: KMSServing {
             throw KMSFailure(
                 .invalidArgument,
                 "this `ping` was sealed by another process: health checks do not outlive a restart")
-        } catch { throw KMSFailure(.crypto(error), key: key.settings.name) }
+        } catch { throw KMSFailure(.crypto(error), key: key.name) }
     }
 
     /// What Status and Encrypt use; waits for the first verdict, no longer than `limit` or `deadline` allow.

@@ -19,7 +19,7 @@ extension RingKey {
             defer { state.isInCache = true }
             return state.isInCache
         }
-        if !isIn { await cache.open(scope, rideThrough: bounds.forgetAfter) }
+        if !isIn { await cache.open(scope, rideThrough: settings.bounds.forgetAfter) }
     }
 
     /// Looks at the backend once and does what follows from it; returns at once if a step is running already.
@@ -205,8 +205,8 @@ extension RingKey {
         let isSame = state.withLock { state in
             guard state.observedID == nil || state.acceptance.keyPart == keyID.keyPart else { return false }
             state.acceptance = KeyAcceptance(
-                keyPart: keyID.keyPart, acceptIdentities: settings.acceptIdentities,
-                adoptKeyIDs: settings.adoptKeyIDs)
+                keyPart: keyID.keyPart, acceptIdentities: state.settings.acceptIdentities,
+                adoptKeyIDs: state.settings.adoptKeyIDs)
             state.observedID = keyID
             state.configured.learn(keyID.keyPart)
             return true

@@ -16,7 +16,7 @@ extension RingKey {
         let digest: KeyDigest
         do throws(EnvelopeError) {
             digest = try envelope.wrappedKeyDigest(clusterContext: clusterContext).cacheKey
-        } catch { throw KMSFailure(error, key: settings.name) }
+        } catch { throw KMSFailure(error, key: name) }
         let key: UnwrappedKey
         if let hit = await cache.hit(digest) {
             key = hit
@@ -25,7 +25,7 @@ extension RingKey {
                 try await self.unwrapped(envelope, by: .after(budget))
             }
         }
-        guard case .localKEK(let kek) = key.content else { throw .damaged(key: settings.name) }
+        guard case .localKEK(let kek) = key.content else { throw .damaged(key: name) }
         return kek
     }
 
@@ -37,7 +37,7 @@ extension RingKey {
         guard CiphertextFormat.compatiblePlaintexts.contains(shared.bytes.count) else {
             throw KMSFailure(
                 .invalidArgument,
-                "key \(settings.name): a plaintext of \(shared.bytes.count) bytes is no key of Kubernetes, and write_format "
+                "key \(name): a plaintext of \(shared.bytes.count) bytes is no key of Kubernetes, and write_format "
                     + "compatible takes no other")
         }
         let wrapped: [UInt8]
@@ -45,14 +45,14 @@ extension RingKey {
             wrapped = try await client.wrap(
                 shared, context: Self.compatibleContext, for: .request, by: deadline)
         } catch {
-            if Task.isCancelled { throw KMSFailure(.cancelled, "key \(settings.name): the caller gave up") }
-            throw KMSFailure(refusing: error, key: settings.name)
+            if Task.isCancelled { throw KMSFailure(.cancelled, "key \(name): the caller gave up") }
+            throw KMSFailure(refusing: error, key: name)
         }
         monitor.proved(.encryption)
         guard 1...EnvelopeWriter.ciphertextLimit(api) ~= wrapped.count else {
             throw KMSFailure(
                 .failedPrecondition,
-                "key \(settings.name): the backend wraps a key into \(wrapped.count) bytes, which fits no ciphertext"
+                "key \(name): the backend wraps a key into \(wrapped.count) bytes, which fits no ciphertext"
             )
         }
         return wrapped
@@ -69,7 +69,7 @@ extension RingKey {
                     keyPart: state.withLock { $0.acceptance }.keyPart, wrappedKey: ciphertext.span,
                     clusterContext: clusterContext, format: .compatible
                 ).cacheKey
-        } catch { throw KMSFailure(error, key: settings.name) }
+        } catch { throw KMSFailure(error, key: name) }
         let key: UnwrappedKey
         if let hit = await cache.hit(digest) {
             key = hit
@@ -84,7 +84,7 @@ extension RingKey {
                 return UnwrappedKey(.plaintext(secret))
             }
         }
-        guard case .plaintext(let secret) = key.content else { throw .damaged(key: settings.name) }
+        guard case .plaintext(let secret) = key.content else { throw .damaged(key: name) }
         return secret.bytes.withBytes { SecretBytes(copying: $0) }
     }
 
@@ -132,17 +132,17 @@ extension RingKey {
         case .success(let key): return key
         case .failure(.load(let error)), .failure(.remembered(let error)):
             throw error.code == .invalidCiphertext
-                ? .damaged(key: settings.name) : KMSFailure(error, key: settings.name)
+                ? .damaged(key: name) : KMSFailure(error, key: name)
         case .failure(.revoked):
             throw failure
-                ?? KMSFailure(.unavailable, "key \(settings.name): it was wiped meanwhile; try again")
+                ?? KMSFailure(.unavailable, "key \(name): it was wiped meanwhile; try again")
         case .failure(.shutDown):
-            throw KMSFailure(.unavailable, "key \(settings.name): the daemon ends; another takes over")
+            throw KMSFailure(.unavailable, "key \(name): the daemon ends; another takes over")
         case .failure(.cancelled), nil:
-            if Task.isCancelled { throw KMSFailure(.cancelled, "key \(settings.name): the caller gave up") }
+            if Task.isCancelled { throw KMSFailure(.cancelled, "key \(name): the caller gave up") }
             throw KMSFailure(
                 .deadlineExceeded,
-                "key \(settings.name): the backend has not unwrapped it in the time of this call; it is still asked, for the next"
+                "key \(name): the backend has not unwrapped it in the time of this call; it is still asked, for the next"
             )
         }
     }

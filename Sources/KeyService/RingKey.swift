@@ -16,6 +16,7 @@ final class RingKey: Sendable {
     }
 
     struct State {
+        var settings: KeySettings
         /// Whether this is the key that encrypts.
         var encrypts: Bool
         /// Whether it serves, and may write down what it encrypts with; a candidate only shows that it could.
@@ -44,13 +45,12 @@ final class RingKey: Sendable {
         var probe: (secret: SharedSecret, wrapped: [UInt8])?
     }
 
-    let settings: KeySettings
+    let name: String
     /// Given when the first step has ended, well or badly.
     let firstVerdict = FirstVerdict()
 
     let client: RemoteKMSClient
     let monitor: HealthMonitor
-    let bounds: KeyHealth.Limits
     let clusterContext: String
     let history: HistoryFile
     let cache: UnwrappedKeys
@@ -67,12 +67,9 @@ final class RingKey: Sendable {
         cache: UnwrappedKeys, lease: ScopeLease, client: RemoteKMSClient, configured: ConfiguredKeys,
         logger: Logger
     ) {
-        self.settings = settings
+        name = settings.name
         self.client = client
-        bounds = KeyHealth.Limits(
-            rideThrough: settings.rideThrough, authGrace: settings.authGrace,
-            storage: settings.provider.storage)
-        monitor = HealthMonitor(bounds)
+        monitor = HealthMonitor(settings.bounds)
         clusterContext = ring.clusterContext
         self.history = history
         self.cache = cache
@@ -82,7 +79,7 @@ final class RingKey: Sendable {
         self.logger = logger
         state = Mutex(
             State(
-                encrypts: encrypts, serves: serves, configured: configured,
+                settings: settings, encrypts: encrypts, serves: serves, configured: configured,
                 observer: RotationObserver(
                     keyName: settings.name, storage: settings.provider.storage, epoch: settings.epoch,
                     settle: ring.settle),
@@ -97,10 +94,12 @@ final class RingKey: Sendable {
     /// What Status and Encrypt have to go by, now.
     var verdict: Verdict {
         let health = monitor.health
-        if let stopped = health.stopped { return .failed(KMSFailure(refusing: stopped, key: settings.name)) }
+        if let stopped = health.stopped { return .failed(KMSFailure(refusing: stopped, key: name)) }
         if let active { return .ready(active) }
-        return health.trouble.map { .failed(KMSFailure(refusing: $0, key: settings.name)) } ?? .starting
+        return health.trouble.map { .failed(KMSFailure(refusing: $0, key: name)) } ?? .starting
     }
+
+    var settings: KeySettings { state.withLock { $0.settings } }
 
     var scope: Scope { lease.scope }
 
@@ -121,14 +120,16 @@ final class RingKey: Sendable {
     func accepts(_ keyID: String) -> Bool { state.withLock { $0.acceptance }.accepts(keyID) }
 
     /// Whether it reads ciphertexts of that format.
-    func reads(_ format: CiphertextFormat) -> Bool { settings.acceptFormats.contains(format) }
+    func reads(_ format: CiphertextFormat) -> Bool {
+        state.withLock { $0.settings.acceptFormats.contains(format) }
+    }
 
     /// Whether it is known which key_ids are this key's; until then a strange one may be.
     var isDescribed: Bool { state.withLock { $0.observedID != nil } }
 
     /// Why it is not, if a step has tried.
     var failure: KMSFailure? {
-        monitor.health.trouble.map { KMSFailure(refusing: $0, key: settings.name) }
+        monitor.health.trouble.map { KMSFailure(refusing: $0, key: name) }
     }
 
     func snapshot(at epochSeconds: Int64) -> KeySnapshot {
@@ -148,7 +149,7 @@ final class RingKey: Sendable {
                 }
             } else if failure != nil { .failed } else { observedID == nil ? .starting : .active }
         return KeySnapshot(
-            name: settings.name, provider: client.name, encrypts: encrypts, state: phase,
+            name: name, provider: client.name, encrypts: encrypts, state: phase,
             keyID: (active?.keyID ?? (encrypts ? nil : observedID))?.description,
             trouble: trouble?.description, troubleCode: trouble?.code.rawValue,
             writesStopIn: health.writesStopIn,

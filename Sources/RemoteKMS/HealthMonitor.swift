@@ -36,6 +36,11 @@ public actor HealthMonitor {
     /// How the key is, as of the last probe; from memory.
     public nonisolated var health: KeyHealth { state.withLock { $0.health } }
 
+    /// Other limits hold from now on; longer ones let a key that has stopped go on until the next probe judges by them.
+    public nonisolated func setLimits(_ limits: KeyHealth.Limits) {
+        state.withLock { $0.health.setLimits(limits) }
+    }
+
     /// A request saw the key do this: the next probe need not.
     public nonisolated func proved(_ half: Half) {
         state.withLock { state in

@@ -65,7 +65,7 @@ public struct KeyHealth: Sendable {
         }
     }
 
-    private let limits: Limits
+    private var limits: Limits
     private var lastEncryption = Duration.zero
     private var lastProof = Duration.zero
     private var isMisconfiguredSince: Duration?
@@ -85,6 +85,14 @@ public struct KeyHealth: Sendable {
     private static let denialConfirmedAfter = Duration.seconds(30)
 
     init(_ limits: Limits) { self.limits = limits }
+
+    /// Other limits hold from now on; longer ones let a key that has stopped go on until the next observation judges by them.
+    mutating func setLimits(_ limits: Limits) {
+        let isLonger =
+            limits.rideThrough > self.limits.rideThrough || limits.authGrace > self.limits.authGrace
+        self.limits = limits
+        if isLonger { stopped = nil }
+    }
 
     /// A local KEK was taken up at `now`, after its unwrap was proven.
     mutating func activated(at now: Duration) { observed(Finding(), at: now) }

@@ -345,6 +345,8 @@ struct DEKCacheTests {
         #expect(await cache.hit(key(1)) != nil)
         time.advance(by: .seconds(1))
         #expect(await cache.hit(key(1)) == nil)
+        await cache.setRideThrough(.seconds(200), of: 3)
+        #expect(await cache.hit(key(1)) != nil)
     }
 
     // MARK: scopes

@@ -467,6 +467,17 @@ def test_a_service_that_does_not_answer_is_refused_in_time(start, fake, jdcloud,
         hang_up(one, "added primary")
 
 
+def test_bounds_can_be_raised_in_an_outage(start, fake, jdcloud):
+    one = start(keys=[jdcloud])
+    fake.listener("https", "close")
+    eventually(lambda: one.metric("kmsward_key_trouble", key="primary", code="unavailable") == 1, "the trouble")
+    change(one, keys=[jdcloud | {"ride_through": "2h"}])
+    hang_up(one, "changed primary")
+    eventually(lambda: one.metric("kmsward_key_writes_stop_in_seconds", key="primary") > 3600, "the longer time")
+    with one.kms() as kms:
+        assert kms.status().healthz == "ok"
+
+
 def test_the_metrics_say_what_the_clock_and_the_proofs_are(start, fake, jdcloud):
     fake.settings(clock_offset_seconds=3600)
     one = start(keys=[jdcloud])

@@ -165,9 +165,8 @@ struct ReloadTests {
     @Test(
         "a key with other settings that is still the same key keeps key_id, local KEK and what is in memory",
         arguments: [
-            { @Sendable in $0.rideThrough = .seconds(1) }, { @Sendable in $0.name = "z" },
-            { @Sendable in $0.acceptFormats = [.envelope, .compatible] },
-            { @Sendable in $0.limits.callsAtOnce = 3 },
+            { @Sendable in $0.name = "z" }, { @Sendable in $0.limits.callsAtOnce = 3 },
+            { @Sendable in $0.limiter = ThrottleLimiter() },
         ] as [@Sendable (inout KeySettings) -> Void])
     func sameIdentity(_ change: @Sendable (inout KeySettings) -> Void) async throws {
         let provider = FakeProvider()
@@ -183,6 +182,36 @@ struct ReloadTests {
         #expect(try await plugin.decrypt(before) == [1])
         #expect(try await plugin.decrypt(other) == [9])
         #expect(provider.count(.unwrap) == unwraps + 1, "the local KEK of the other replica was in memory")
+    }
+
+    @Test("bounds and what is accepted change in an outage too, with the key as it is")
+    func boundsInAnOutage() async throws {
+        let provider = FakeProvider()
+        let plugin = await started([key("a", provider) { $0.rideThrough = .seconds(100) }])
+        let ringKey = plugin.ring.keys[0]
+        for operation in FakeProvider.Operation.allCases { provider.fail(operation, .unavailable) }
+        await plugin.observe(after: .seconds(90))
+        let wanted = key("a", provider) {
+            $0.rideThrough = .seconds(300)
+            $0.adoptKeyIDs = ["written by another plugin"]
+            $0.acceptFormats = [.envelope, .compatible]
+        }
+        #expect(try await plugin.ring.apply([wanted], clock: plugin.clock).summary == "changed a")
+        #expect(plugin.ring.keys[0] === ringKey)
+        #expect(ringKey.accepts("written by another plugin") && ringKey.reads(.compatible))
+        await plugin.observe(after: .seconds(200))
+        #expect(plugin.key.state == .active && plugin.key.writesStopIn == .seconds(10))
+        await plugin.observe(after: .seconds(10))
+        #expect(plugin.key.state == .failed)
+
+        // A key that has stopped goes on, if the new bound says so.
+        var longer = wanted
+        longer.rideThrough = .seconds(310)
+        _ = try await plugin.ring.apply([longer], clock: plugin.clock)
+        await plugin.observe(after: .seconds(5))
+        #expect(plugin.key.state == .active)
+        await plugin.observe(after: .seconds(5))
+        #expect(plugin.key.state == .failed)
     }
 
     @Test("the same key behind another provider, as under other credentials, keeps what is in memory")
@@ -285,7 +314,7 @@ struct ReloadTests {
         let plugin = await started([key("a", provider)])
         for age in 1...100 {
             _ = try await plugin.ring.apply(
-                [key("a", provider) { $0.localKEKMaximumAge = .seconds(age) }], clock: plugin.clock)
+                [key("a", provider) { $0.limits.callsAtOnce = 1 + age }], clock: plugin.clock)
             #expect(plugin.ring.keys[0].scope < 3)
         }
     }

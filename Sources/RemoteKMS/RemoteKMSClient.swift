@@ -260,7 +260,10 @@ public actor RemoteKMSClient {
         switch limiter.book(at: clock.now, atMost: left) {
         case .after(.zero): return
         case .after(let wait):
-            do { try await clock.sleep(for: wait) } catch { throw Self.abandoned }
+            do { try await clock.sleep(for: wait) } catch {
+                limiter.giveBack(at: clock.now)
+                throw Self.abandoned
+            }
         case .refused(let wait):
             record.decided(.refusedByRate)
             throw RemoteKMSError(

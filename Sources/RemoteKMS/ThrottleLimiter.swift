@@ -15,6 +15,8 @@ public final class ThrottleLimiter: Sendable {
         rate.withLock { $0.book(at: now, atMost: patience) }
     }
 
+    func giveBack(at now: ContinuousClock.Instant) { rate.withLock { $0.giveBack(at: now) } }
+
     func throttled(for pause: Duration?, at now: ContinuousClock.Instant) {
         rate.withLock { $0.throttled(for: pause, at: now) }
     }
@@ -54,6 +56,14 @@ struct CallRate {
         guard wait <= patience else { return .refused(wait) }
         nextTurn = interval > .zero ? now + wait + interval : nil
         return .after(wait)
+    }
+
+    /// Somebody who booked a turn left before it came.
+    ///
+    /// Else callers who give up and come again would put off everybody's turn, their own too, for as long as they come.
+    mutating func giveBack(at now: Instant) {
+        guard let turn = nextTurn else { return }
+        nextTurn = max(turn - interval, pausedUntil ?? now, now)
     }
 
     mutating func throttled(for told: Duration?, at now: Instant) {

@@ -179,7 +179,7 @@ def test_a_service_that_asks_for_a_pause_gets_it_and_callers_are_told(on_jdcloud
         assert kms.status().key_id == key_id
 
 
-@pytest.mark.parametrize("trouble", ["refusing", "revoked", "403", "404", "TLS"])
+@pytest.mark.parametrize("trouble", ["refusing", "revoked", "404"])
 def test_trouble_beyond_its_time_stops_status_and_writes_and_nothing_that_is_known(on_jdcloud, unseen, fake, trouble):
     fault, code = (TRANSIENT | REFUSED)[trouble]
     ciphertexts = unseen("envelope", 2)

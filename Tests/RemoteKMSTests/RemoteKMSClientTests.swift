@@ -301,6 +301,22 @@ struct RemoteKMSClientGuardTests {
         #expect(await other.call().value.code == .throttled)
         #expect(other.provider.tries.isEmpty)
     }
+
+    @Test("callers who leave before their turn at the endpoint's rate do not put off the turns of others")
+    func turnsOfThoseWhoLeave() async {
+        let limiter = ThrottleLimiter()
+        let bench = Bench(limiter: limiter)
+        limiter.throttled(for: .seconds(5), at: bench.clock.now)
+        for _ in 0..<50 {
+            let call = bench.call(for: .cacheable, within: .seconds(10))
+            await bench.clock.untilSleeping(1)
+            call.cancel()
+            #expect(await call.value.code == .deadlineExceeded)
+        }
+        bench.clock.advance(by: .seconds(5))
+        #expect(limiter.book(at: bench.clock.now, atMost: .zero) == .after(.zero))
+        #expect(bench.provider.tries.isEmpty)
+    }
 }
 
 @Suite("RemoteKMSClient: queue and callers")

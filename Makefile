@@ -7,7 +7,7 @@ RUN_DIR ?= .run
 METRICS ?= 127.0.0.1:9464
 
 .DEFAULT_GOAL := help
-.PHONY: help deps test-deps build run demo demo-jdcloud test unit-test end-to-end-test lint format reference bench sanitize clean
+.PHONY: help deps test-deps build run demo demo-jdcloud test unit-test end-to-end-test lint format reference bench sanitize deb clean
 
 help: ## Say what the targets do
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -58,6 +58,10 @@ bench: build test-deps ## Compare with grpc-go and with an inline C-core echo; p
 sanitize: test-deps ## Run the tests under the thread and address sanitizers
 	@ops/dev/sanitize thread
 	@ops/dev/sanitize address
+
+deb: build ## Pack it as a Debian package: .build/deb
+	@ops/dev/install-packages package
+	@ops/packaging/deb .build/deb $(BINARY)
 
 clean: ## Remove what was built
 	rm -rf .build .build-*

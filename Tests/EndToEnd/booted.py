@@ -42,11 +42,11 @@ exit $code
 class Machine:
     """A running container. `run` runs a command in it."""
 
-    def __init__(self, *binds):
+    def __init__(self, *binds, binary=True):
         self.folder = short_directory()
         self.name = f"kw{os.getpid()}{self.folder.name[-4:]}".lower().replace("_", "x")
         self.console = open(self.folder / "console", "wb")  # noqa: SIM115  # closed by stop
-        shared = [f"--bind-ro={BINARY}:/usr/bin/kmsward", f"--bind={self.folder}:/mnt", *binds]
+        shared = [*([f"--bind-ro={BINARY}:/usr/bin/kmsward"] if binary else []), f"--bind={self.folder}:/mnt", *binds]
         self.process = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "bash", "-c", BOOT, "boot", self.name, *shared],
             stdin=subprocess.DEVNULL, stdout=self.console, stderr=subprocess.STDOUT, start_new_session=True,

@@ -274,10 +274,6 @@ long ksw_resident_bytes(void) {
     return sscanf(text, "%lu %lu", &size, &resident) == 2 ? (long)resident * sysconf(_SC_PAGESIZE) : 0;
 }
 
-void ksw_wipe(void *buffer, size_t count) {
-    if (count > 0) explicit_bzero(buffer, count);
-}
-
 int ksw_random(void *buffer, size_t count) {
     unsigned char *next = buffer;
     while (count > 0) {

@@ -12,12 +12,6 @@ public struct Deadline: Sendable, Equatable {
 
     /// Time left; negative when it has passed.
     public var remaining: Duration { ContinuousClock.now.duration(to: instant) }
-
-    /// A deadline for one hop: at most `share` from now, and `reserve` before this one so that the answer still
-    /// reaches the caller.
-    public func spending(atMost share: Duration, reserve: Duration) -> Deadline {
-        Deadline(min(instant - reserve, ContinuousClock.now + share))
-    }
 }
 
 /// A clock that deadlines can be told from: the system's, or a test's with time by hand.

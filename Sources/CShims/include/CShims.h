@@ -111,8 +111,6 @@ void ksw_use_one_malloc_arena(void);
 int ksw_trim_heap(void);
 /// Resident memory in bytes, from /proc/self/statm; 0 where that cannot be read.
 long ksw_resident_bytes(void);
-/// explicit_bzero(3): zeroes memory in a way that the compiler may not leave out. A null buffer has count 0.
-void ksw_wipe(void *buffer, size_t count);
 /// getrandom(2), whole buffer or -1.
 int ksw_random(void *buffer, size_t count);
 /// setrlimit(RLIMIT_CORE, 0).

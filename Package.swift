@@ -18,7 +18,8 @@ func room(
 
 func tests(_ name: String, _ dependencies: [Target.Dependency], exclude: [String] = []) -> Target {
     .testTarget(
-        name: name + "Tests", dependencies: [.byName(name: name)] + dependencies, exclude: exclude,
+        name: name + "Tests", dependencies: [.byName(name: name), "TestSupport"] + dependencies,
+        exclude: exclude,
         swiftSettings: strict)
 }
 
@@ -121,9 +122,7 @@ let package = Package(
             "KeyService",
             [
                 "KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "DEKCache", "LocalProvider",
-                "TestSupport",
-                logging,
-                metrics,
+                logging, metrics,
             ]),
         tests(
             "RequestDecoding",
@@ -138,7 +137,7 @@ let package = Package(
             "Lifecycle",
             [
                 "EnvelopeCrypto", "KeyService", "RemoteKMS", "SecureMemory", "SocketAcceptance",
-                "Observability", "TestSupport", logging, metrics,
+                "Observability", logging, metrics,
                 .product(name: "InMemoryLogging", package: "swift-log"),
             ]),
     ],

@@ -6,7 +6,7 @@ public import SecureMemory
 ///
 /// A call waits its turn, goes out, gets a second try beside it if it is late, another one if it failed for a passing
 /// reason, and ends by its deadline; a backend that only fails is left alone for a while. What each call costs beside
-/// the backend: tens of microseconds. Cancelling a caller ends its wait, and its calls unless they are to go on.
+/// the backend: tens of microseconds. Cancelling a caller ends its call, unless that is to go on (`Purpose.cacheable`).
 public actor RemoteKMSClient {
     /// The bounds of a client.
     public struct Limits: Sendable, Equatable {
@@ -37,7 +37,8 @@ public actor RemoteKMSClient {
     public enum Purpose: Sendable {
         /// A request waits for it.
         case request
-        /// A request waits for it, and its answer is of use to others: once sent it goes on though its caller has left.
+        /// Others have a use for the answer too: once it has had its turn, it goes on though its caller was cancelled
+        /// (who still waits for it), unless `callsWithoutCaller` calls do so already or the client is closed.
         case cacheable
         /// Probes and the wrap of a new local KEK: they do not wait behind requests.
         case upkeep
@@ -56,13 +57,13 @@ public actor RemoteKMSClient {
     private let random: @Sendable () -> Double
     private let record: ClientRecord
 
-    private var slots: CallSlots
+    private(set) var slots: CallSlots
     private var breaker: CircuitBreaker
     private var latency = LatencyWindow()
     private var waiters: [Int: CheckedContinuation<Bool, Never>] = [:]
     private var lastTicket = 0
     /// What ends the calls that go on without their caller.
-    private var withoutCaller: [Int: @Sendable () -> Void] = [:]
+    private(set) var withoutCaller: [Int: @Sendable () -> Void] = [:]
     private var isClosed = false
 
     /// With less than this left no try is begun.
@@ -127,12 +128,6 @@ public actor RemoteKMSClient {
 
     /// What the provider says of itself now.
     public nonisolated var facts: ProviderFacts { get async { await provider.facts } }
-
-    /// Returns when no try is under way any more; for tests.
-    func quiesce() async { while slots.busy > 0 { await Task.yield() } }
-
-    /// Returns when so many calls go on without their caller; for tests.
-    func untilWithoutCaller(_ count: Int) async { while withoutCaller.count < count { await Task.yield() } }
 
     // MARK: One call
 
@@ -471,12 +466,4 @@ public actor RemoteKMSClient {
     }
 
     private static let abandoned = RemoteKMSError(.deadlineExceeded, "the caller gave up")
-}
-
-extension Duration {
-    /// As an operator reads it, `0.25 s`.
-    fileprivate var inSeconds: String {
-        let milliseconds = components.seconds * 1_000 + components.attoseconds / 1_000_000_000_000_000
-        return "\(Double(milliseconds) / 1_000) s"
-    }
 }

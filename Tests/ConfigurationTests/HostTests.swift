@@ -1,4 +1,5 @@
 import Glibc
+import TestSupport
 import Testing
 
 @testable import Configuration
@@ -79,43 +80,14 @@ import Testing
 
     @Test("a file is loaded with its warnings, and refused with all its mistakes")
     func loads() throws {
-        let directory = try TemporaryDirectory()
-        let good = try directory.write(
-            "good.yaml", "keys: [{ name: a, local: { file: /k } }]\nmemory: { dumpable: true }")
-        let (settings, warnings) = try Settings.load(path: good)
+        let folder = TemporaryFolder()
+        folder.write(
+            "keys: [{ name: a, local: { file: /k } }]\nmemory: { dumpable: true }", to: "good.yaml")
+        let (settings, warnings) = try Settings.load(path: folder("good.yaml"))
         #expect(settings.memory.dumpable)
         #expect(warnings.map(\.severity) == [.warning])
-        let bad = try directory.write("bad.yaml", "log: { level: x }\n")
-        let error = #expect(throws: ConfigurationError.self) { try Settings.load(path: bad) }
+        folder.write("log: { level: x }\n", to: "bad.yaml")
+        let error = #expect(throws: ConfigurationError.self) { try Settings.load(path: folder("bad.yaml")) }
         #expect(error?.diagnostics.map(\.position.mark?.line) == [1, 1])
-    }
-}
-
-/// A directory that is gone after the test.
-final class TemporaryDirectory {
-    let path: String
-    private var files: [String] = []
-
-    init() throws {
-        var template = Array("/tmp/kmsward-configuration-XXXXXX".utf8CString)
-        let made = unsafe mkdtemp(&template)
-        try #require(unsafe made != nil)
-        path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    }
-
-    func write(_ name: String, _ text: String) throws -> String {
-        let file = "\(path)/\(name)"
-        let handle = unsafe open(file, O_CREAT | O_WRONLY | O_EXCL, 0o600)
-        try #require(handle >= 0)
-        defer { close(handle) }
-        let bytes = Array(text.utf8)
-        #expect(unsafe Glibc.write(handle, bytes, bytes.count) == bytes.count)
-        files.append(file)
-        return file
-    }
-
-    deinit {
-        for file in files { unsafe unlink(file) }
-        unsafe rmdir(path)
     }
 }

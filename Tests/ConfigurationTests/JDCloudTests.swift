@@ -1,4 +1,5 @@
 import Glibc
+import TestSupport
 import Testing
 
 @testable import Configuration
@@ -186,14 +187,10 @@ struct SeedFileTests {
         "others that can read its secret earn a warning",
         arguments: [(0o600, 0), (0o640, 1), (0o644, 1)] as [(mode_t, Int)])
     func mode(_ mode: mode_t, _ warnings: Int) throws {
-        var template = Array("/tmp/kmsward-test-XXXXXX".utf8CString)
-        let file = unsafe mkstemp(&template)
-        let path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        defer { _ = unsafe unlink(path) }
-        _ = unsafe write(file, Self.file, Self.file.utf8.count)
-        fchmod(file, mode)
-        close(file)
-        let loaded = try Settings.load(path: path)
+        let folder = TemporaryFolder()
+        folder.write(Self.file, to: "plugin.json")
+        try #require(unsafe chmod(folder("plugin.json"), mode) == 0)
+        let loaded = try Settings.load(path: folder("plugin.json"))
         #expect(loaded.warnings.count == warnings)
         #expect(!loaded.warnings.map { "\($0)" }.joined().contains("TESTSK"))
     }

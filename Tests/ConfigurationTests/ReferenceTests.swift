@@ -1,12 +1,12 @@
 import Glibc
+import TestSupport
 import Testing
 
 @testable import Configuration
 
 /// A file of the repository, by its path from the top.
 func repositoryFile(_ path: String) throws -> String {
-    let top = #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
-    let handle = unsafe open("/\(top)/\(path)", O_RDONLY)
+    let handle = unsafe open("\(Repository.root)/\(path)", O_RDONLY)
     try #require(handle >= 0, "\(path) is missing")
     defer { close(handle) }
     var bytes: [UInt8] = []

@@ -1,4 +1,4 @@
-"""A certificate authority made on the spot, with server certificates: one good, the others each wrong in one way."""
+"""Certificates made on the spot, and an authority with server certificates: one good, the others each wrong in one way."""
 
 import datetime
 import ipaddress
@@ -11,22 +11,68 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-KINDS = ("good", "expired", "not-yet-valid", "wrong-name", "unknown-authority")
+HOUR, YEAR = datetime.timedelta(hours=1), datetime.timedelta(days=365)
 
 
-def _name(text):
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+def new_key():
+    return ec.generate_private_key(ec.SECP256R1())
 
 
-def _write(path, data):
+def certificate(subject, issuer, key, signer, *, names=None, valid=(-HOUR, HOUR)):
+    """A certificate of `key` that `signer` signs in the name of `issuer`; valid from and to these times from now.
+
+    For hosts of these names and addresses, `subject` if none is given; an authority's where `names` is empty.
+    """
+    names = [subject] if names is None else names
+    now = datetime.datetime.now(datetime.timezone.utc)
+    common = lambda text: x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(common(subject))
+        .issuer_name(common(issuer))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + valid[0])
+        .not_valid_after(now + valid[1])
+        .add_extension(x509.BasicConstraints(ca=not names, path_length=None if names else 0), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(identifier, critical=False)
+    )
+    if names:
+        uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+        alternatives = x509.SubjectAlternativeName([_alternative(name) for name in names])
+        builder = builder.add_extension(uses, critical=False).add_extension(alternatives, critical=False)
+    else:
+        uses = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+        builder = builder.add_extension(uses, critical=True)
+    return builder.sign(signer, hashes.SHA256())
+
+
+def _alternative(name):
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def pem(*things, password=None):
+    """Keys and certificates as text; keys under a password if there is one."""
+    hidden = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    encoding = serialization.Encoding.PEM
+    return b"".join(
+        one.public_bytes(encoding)
+        if isinstance(one, x509.Certificate)
+        else one.private_bytes(encoding, serialization.PrivateFormat.PKCS8, hidden)
+        for one in things
+    )
+
+
+def write(path, data):
+    """Writes a file that its owner alone may read."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
-
-
-def _pem(key):
-    form = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return key.private_bytes(serialization.Encoding.PEM, *form)
 
 
 class Authority:
@@ -37,70 +83,30 @@ class Authority:
         self.path = self.directory / "ca.pem"
         key_path = self.directory / "ca.key"
         if not key_path.exists():
-            key, certificate = self._authority("Fake certificate authority")
-            _write(key_path, _pem(key))
-            _write(self.path, certificate.public_bytes(serialization.Encoding.PEM))
+            key = new_key()
+            write(key_path, pem(key))
+            write(self.path, pem(self._authority("Fake certificate authority", key)))
         key = serialization.load_pem_private_key(key_path.read_bytes(), None)
-        certificate = x509.load_pem_x509_certificate(self.path.read_bytes())
-        hour, year = datetime.timedelta(hours=1), datetime.timedelta(days=365)
-        stranger = self._authority("A stranger's certificate authority")
         rows = {
-            "good": (names, -hour, year, (key, certificate)),
-            "expired": (names, -year, -hour, (key, certificate)),
-            "not-yet-valid": (names, hour, year, (key, certificate)),
-            "wrong-name": (["kms.wrong.example"], -hour, year, (key, certificate)),
-            "unknown-authority": (names, -hour, year, stranger),
+            "good": (names, -HOUR, YEAR),
+            "expired": (names, -YEAR, -HOUR),
+            "not-yet-valid": (names, HOUR, YEAR),
+            "wrong-name": (["kms.wrong.example"], -HOUR, YEAR),
         }
-        self.contexts = {kind: self._context(kind, *row) for kind, row in rows.items()}
+        self.contexts = {kind: self._context(kind, "Fake certificate authority", key, *row) for kind, row in rows.items()}
+        stranger = ("A stranger's certificate authority", new_key())
+        self.contexts["unknown-authority"] = self._context("unknown-authority", *stranger, names, -HOUR, YEAR)
 
     @staticmethod
-    def _authority(common_name):
-        key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.datetime.now(datetime.timezone.utc)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(_name(common_name))
-            .issuer_name(_name(common_name))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=800))
-            .not_valid_after(now + datetime.timedelta(days=800))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.KeyUsage(False, False, False, False, False, True, True, False, False), critical=True)
-            .sign(key, hashes.SHA256())
-        )
-        return key, certificate
+    def _authority(name, key):
+        return certificate(name, name, key, key, names=(), valid=(-2 * YEAR, 2 * YEAR))
 
-    def _context(self, kind, names, begins, ends, authority):
-        authority_key, issuer = authority
-        key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.datetime.now(datetime.timezone.utc)
-        alternatives = []
-        for name in names:
-            try:
-                alternatives.append(x509.IPAddress(ipaddress.ip_address(name)))
-            except ValueError:
-                alternatives.append(x509.DNSName(name))
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(_name(names[0]))
-            .issuer_name(issuer.subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now + begins)
-            .not_valid_after(now + ends)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
-            )
-            .sign(authority_key, hashes.SHA256())
-        )
+    def _context(self, kind, issuer, signer, names, begins, ends):
+        key = new_key()
+        made = certificate(names[0], issuer, key, signer, names=names, valid=(begins, ends))
         chain, secret = self.directory / f"{kind}.pem", self.directory / f"{kind}.key"
-        _write(chain, certificate.public_bytes(serialization.Encoding.PEM))
-        _write(secret, _pem(key))
+        write(chain, pem(made))
+        write(secret, pem(key))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])

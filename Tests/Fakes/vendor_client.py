@@ -5,6 +5,7 @@
 `calls.json` is a list of [method, path, parameters, service, headers]; prints a list of [result, error code, message].
 """
 
+import importlib
 import json
 import sys
 import types
@@ -27,37 +28,34 @@ def request(method, path, parameters, headers):
     return one
 
 
+REQUESTS = {
+    "kms": (
+        "DecryptRequest",
+        "DescribeKeyDetailRequest",
+        "DescribeKeyListRequest",
+        "DescribeKeyRequest",
+        "DisableKeyVersionRequest",
+        "EncryptRequest",
+        "GenerateDataKeyRequest",
+        "KeyRotationRequest",
+        "ScheduleKeyDeletionRequest",
+    ),
+    "sts": ("AssumeRoleRequest",),
+}
+
+
 def generated():
     """The KMS and STS clients and requests that the vendor generates; only the full package has them."""
-    from jdcloud_sdk.services.kms.apis import (
-        DecryptRequest,
-        DescribeKeyDetailRequest,
-        DescribeKeyListRequest,
-        DescribeKeyRequest,
-        DisableKeyVersionRequest,
-        EncryptRequest,
-        GenerateDataKeyRequest,
-        KeyRotationRequest,
-        ScheduleKeyDeletionRequest,
-    )
     from jdcloud_sdk.services.kms.client.KmsClient import KmsClient
-    from jdcloud_sdk.services.sts.apis import AssumeRoleRequest
     from jdcloud_sdk.services.sts.client.StsClient import StsClient
     from jdcloud_sdk.services.sts.models.AssumeRoleInfo import AssumeRoleInfo
 
-    modules = [
-        DecryptRequest,
-        DescribeKeyDetailRequest,
-        DescribeKeyListRequest,
-        DescribeKeyRequest,
-        DisableKeyVersionRequest,
-        EncryptRequest,
-        GenerateDataKeyRequest,
-        KeyRotationRequest,
-        ScheduleKeyDeletionRequest,
-        AssumeRoleRequest,
-    ]
-    return {one.__name__.rpartition(".")[2]: one for one in modules}, KmsClient, StsClient, AssumeRoleInfo
+    modules = {
+        name: importlib.import_module(f"jdcloud_sdk.services.{service}.apis.{name}")
+        for service, names in REQUESTS.items()
+        for name in names
+    }
+    return modules, KmsClient, StsClient, AssumeRoleInfo
 
 
 def generated_request(modules, role_info, name, parameters, headers):

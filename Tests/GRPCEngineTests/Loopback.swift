@@ -1,6 +1,7 @@
 import GRPCEngine
 import Glibc
 import Synchronization
+import TestSupport
 import Testing
 
 /// A server on a UNIX socket of its own and a client of it, each on its own engine, for the length of `body`.
@@ -223,15 +224,13 @@ final class GraceClock: Clock {
 @safe final class TestListener: @unchecked Sendable {
     // Immutable but for the thread, which init starts and stop joins.
     let path: String
-    private let directory: String
+    private let folder = TemporaryFolder()
     private let listener: Int32
     private let accepted: @Sendable (Int32) -> Void
     private var thread = pthread_t()
 
     init(_ accepted: @escaping @Sendable (Int32) -> Void) {
-        var template = Array("/tmp/kmsward-engine.XXXXXX".utf8CString)
-        directory = unsafe String(cString: mkdtemp(&template))
-        path = directory + "/s"
+        path = folder("s")
         self.accepted = accepted
         listener = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         var address = sockaddr_un()
@@ -260,8 +259,6 @@ final class GraceClock: Clock {
         shutdown(listener, Int32(SHUT_RDWR))
         pthread_join(thread, nil)
         close(listener)
-        unsafe unlink(path)
-        unsafe rmdir(directory)
     }
 }
 

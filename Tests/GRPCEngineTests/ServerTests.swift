@@ -156,16 +156,20 @@ import Testing
             let server = Server(
                 engine: engine, methods: [.init(path: "/t.T/Stuck")], handler: Stuck(gate: gate))
             await server.start()
-            let listener = TestListener { server.adopt(connection: $0) }
-            let client = Client(engine: engine, target: .unix(path: listener.path))
-            let call = Task {
-                _ = try await client.unary(
-                    "/t.T/Stuck", ReplyBytes(count: 0) { _ in }, deadline: ContinuousClock.now + .seconds(60))
+            let ended: Bool
+            do {  // the listener's folder goes with it, which an exit would leave
+                let listener = TestListener { server.adopt(connection: $0) }
+                let client = Client(engine: engine, target: .unix(path: listener.path))
+                let call = Task {
+                    _ = try await client.unary(
+                        "/t.T/Stuck", ReplyBytes(count: 0) { _ in },
+                        deadline: ContinuousClock.now + .seconds(60))
+                }
+                try await gate.wait()
+                ended = await server.drain(grace: .milliseconds(10))
+                listener.stop()
+                _ = call
             }
-            try await gate.wait()
-            let ended = await server.drain(grace: .milliseconds(10))
-            listener.stop()
-            _ = call
             exit(ended ? 1 : 7)
         }
     }

@@ -124,10 +124,12 @@ extension HTTPTransportTests {
         func muteNameServer() async throws {
             let server = socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
             defer { close(server) }
+            // An address of this process's own: the port is given, and other runs of this test have it too.
+            let host = "127.77.\(getpid() >> 8 & 0xff).\(getpid() & 0xff)"
             var address = sockaddr_in()
             address.sin_family = sa_family_t(AF_INET)
             address.sin_port = UInt16(53).bigEndian
-            unsafe inet_pton(AF_INET, "127.0.0.77", &address.sin_addr)
+            unsafe inet_pton(AF_INET, host, &address.sin_addr)
             let bound = unsafe withUnsafePointer(to: &address) { address in
                 unsafe address.withMemoryRebound(to: sockaddr.self, capacity: 1) {
                     unsafe bind(server, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
@@ -137,7 +139,7 @@ extension HTTPTransportTests {
             let servers = try Servers.shared.get()
             let file = servers.file("resolv.conf")
             guard let stream = unsafe fopen(file, "w") else { throw Servers.Failure(what: "no file") }
-            unsafe fputs("nameserver 127.0.0.77\n", stream)
+            unsafe fputs("nameserver \(host)\n", stream)
             unsafe fclose(stream)
 
             // Threads started by this one see its mounts: so the transport is made there.

@@ -1,20 +1,14 @@
 import Glibc
 import SecureMemory
 import Synchronization
+import TestSupport
 import Testing
 
 @testable import HTTPTransport
 
-/// A Python that has h2 and cryptography; nil where the tests' environment was not made.
-let python: String? = {
-    if let path = unsafe getenv("KMSWARD_PYTHON") { return unsafe String(cString: path) }
-    let package = #filePath.split(separator: "/").dropLast(3).map { "/" + $0 }.joined()
-    let made = package + "/.build/venv/bin/python"
-    return unsafe access(made, X_OK) == 0 ? made : nil
-}()
-
 /// One at a time: they count threads, connections and descriptors.
-@Suite(.serialized, .enabled(if: python != nil, "needs KMSWARD_PYTHON, a Python with h2 and cryptography"))
+@Suite(
+    .serialized, .enabled(if: Python.path != nil, "needs KMSWARD_PYTHON, a Python with h2 and cryptography"))
 enum HTTPTransportTests {}
 
 /// The servers of `Python/servers.py`, which end with this process.
@@ -24,39 +18,17 @@ final class Servers: Sendable {
     /// Started by the first test that asks.
     static let shared = Result { try Servers() }
 
-    let folder: String
+    private let folder = TemporaryFolder()
+    private let process: ChildProcess
     private let ports: [String: UInt16]
 
     private init() throws {
-        var template = Array("/tmp/kmsward-http.XXXXXX".utf8CString)
-        folder = unsafe String(cString: mkdtemp(&template))
-        let here = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined()
-        var (toChild, fromChild): ([Int32], [Int32]) = ([0, 0], [0, 0])
-        guard unsafe pipe(&toChild) == 0, unsafe pipe(&fromChild) == 0 else { throw Failure(what: "pipe") }
-        for end in toChild + fromChild { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
-        var actions = unsafe posix_spawn_file_actions_t()
-        unsafe posix_spawn_file_actions_init(&actions)
-        defer { unsafe posix_spawn_file_actions_destroy(&actions) }
-        unsafe posix_spawn_file_actions_adddup2(&actions, toChild[0], STDIN_FILENO)
-        unsafe posix_spawn_file_actions_adddup2(&actions, fromChild[1], STDOUT_FILENO)
-        guard let python else { throw Failure(what: "no Python") }
-        let texts = [python, "-W", "ignore::DeprecationWarning", here + "/Python/servers.py", folder]
-        let words: [UnsafeMutablePointer<CChar>?] = unsafe texts.map { unsafe strdup($0) }
-        defer { unsafe words.forEach { unsafe free($0) } }
-        var child: pid_t = 0
-        guard unsafe posix_spawn(&child, python, &actions, nil, words + [nil], environ) == 0 else {
-            throw Failure(what: "cannot start the servers")
-        }
-        close(toChild[0])
-        close(fromChild[1])
-        guard let input = unsafe fdopen(fromChild[0], "r") else { throw Failure(what: "fdopen") }
-        defer { unsafe fclose(input) }
+        guard let python = Python.path else { throw Failure(what: "no Python") }
+        let script = Repository.root + "/Tests/HTTPTransportTests/Python/servers.py"
+        process = try ChildProcess([python, "-W", "ignore::DeprecationWarning", script, folder.path])
         var ports: [String: UInt16] = [:]
-        var line = [CChar](repeating: 0, count: 128)
-        while unsafe fgets(&line, Int32(line.count), input) != nil {
-            let words = String(decoding: line.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
-                .split { $0.isWhitespace }
-            if words.first == "ready" { break }
+        while let line = process.line(), line != "ready" {
+            let words = line.split(separator: " ")
             if words.count == 2 { ports[String(words[0])] = UInt16(words[1]) }
         }
         guard !ports.isEmpty else { throw Failure(what: "the servers did not start") }
@@ -65,7 +37,7 @@ final class Servers: Sendable {
 
     func port(_ name: String) throws -> UInt16 { try #require(ports[name], "no server \(name)") }
 
-    func file(_ name: String) -> String { "\(folder)/\(name)" }
+    func file(_ name: String) -> String { folder(name) }
 
     var allPorts: Set<UInt16> { Set(ports.values) }
 }

@@ -1,22 +1,12 @@
-import Glibc
-import RemoteKMS
+public import RemoteKMS
 import SecureMemory
 import Synchronization
+public import TestSupport
 import Testing
 
 @testable import JDCloudProvider
 
-/// Time that passes when the test says so; who sleeps on it wakes when cancelled.
-private final class StoppedClock: DeadlineClock, Sendable {
-    typealias Instant = ContinuousClock.Instant
-    private let time = Mutex(ContinuousClock.now)
-    var now: Instant { time.withLock { $0 } }
-    var minimumResolution: Duration { .zero }
-    func advance(by duration: Duration) { time.withLock { $0 += duration } }
-    func sleep(until deadline: Instant, tolerance: Duration?) async throws {
-        try await ContinuousClock().sleep(until: .now + .seconds(3600))
-    }
-}
+extension ManualClock: DeadlineClock {}
 
 /// A source that says what the test tells it to, and counts.
 private final class ScriptedSource: CredentialSource {
@@ -45,7 +35,7 @@ private final class ScriptedSource: CredentialSource {
 
 @Suite("Credentials", .timeLimit(.minutes(1)))
 struct CredentialTests {
-    private let clock = StoppedClock()
+    private let clock = ManualClock()
     private let source = ScriptedSource()
     private var deadline: Deadline { Deadline(clock.now + .seconds(3)) }
 
@@ -186,10 +176,8 @@ struct CredentialTests {
 
     @Test("files are read again when they change; a bad file is said and leaves the old credentials in use")
     func files() async throws {
-        var template = Array("/tmp/kmsward-test-XXXXXX".utf8CString)
-        let folder = unsafe String(cString: mkdtemp(&template))
-        let files = CredentialFiles(accessKey: folder + "/ak", secretKey: folder + "/sk")
-        defer { for path in [files.accessKey, files.secretKey, folder] { _ = unsafe remove(path) } }
+        let folder = TemporaryFolder()
+        let files = CredentialFiles(accessKey: folder("ak"), secretKey: folder("sk"))
         let source = FileCredentials(files)
         let keeper = CredentialKeeper(source, clock: clock)
 
@@ -197,23 +185,24 @@ struct CredentialTests {
             _ = try await keeper.credentials(by: deadline)
         }
         #expect(missing?.code == .misconfigured)
-        #expect(missing?.summary == "credential file \(folder)/ak cannot be read: No such file or directory")
+        #expect(
+            missing?.summary == "credential file \(folder("ak")) cannot be read: No such file or directory")
 
-        write(" AKONE \n", to: files.accessKey)
-        write("first-secret\n", to: files.secretKey)
+        folder.write(" AKONE \n", to: "ak")
+        folder.write("first-secret\n", to: "sk")
         clock.advance(by: .seconds(2))
         let first = try await keeper.credentials(by: deadline)
         #expect(first.credentials.accessKey == "AKONE")
         let isSecret = first.credentials.secretKey.bytes.isEqual(to: secret("first-secret"))
         #expect(isSecret)
 
-        write("two words", to: files.secretKey)
+        folder.write("two words", to: "sk")
         #expect(try await keeper.credentials(by: deadline).generation == first.generation)
         let bad = await failure { () throws(RemoteKMSError) in _ = try await source.fetch(by: deadline) }
         #expect(bad?.description.contains("two words") == false && bad?.summary.contains("/sk") == true)
 
-        write("AKTWO", to: files.accessKey)
-        write("second-secret-is-longer", to: files.secretKey)
+        folder.write("AKTWO", to: "ak")
+        folder.write("second-secret-is-longer", to: "sk")
         let second = try await keeper.credentials(by: deadline)
         #expect(second.credentials.accessKey == "AKTWO" && second.generation > first.generation)
         #expect(source.hasChanged() == false)
@@ -240,9 +229,4 @@ struct CredentialTests {
         }
     }
 
-    private func write(_ text: String, to path: String) {
-        let file = unsafe open(path, O_WRONLY | O_CREAT | O_TRUNC, 0o600)
-        precondition(unsafe Glibc.write(file, text, text.utf8.count) == text.utf8.count)
-        close(file)
-    }
 }

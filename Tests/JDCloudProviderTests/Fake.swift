@@ -1,23 +1,14 @@
-import Glibc
 import HTTPTransport
 import RemoteKMS
 import SecureMemory
+import TestSupport
 import Testing
 
 @testable import JDCloudProvider
 
-/// A Python with what the fake needs; nil where the tests' environment was not made.
-let python: String? = {
-    if let path = unsafe getenv("KMSWARD_PYTHON") { return unsafe String(cString: path) }
-    let made = package + "/.build/venv/bin/python"
-    return unsafe access(made, X_OK) == 0 ? made : nil
-}()
-
-private let package = #filePath.split(separator: "/").dropLast(3).map { "/" + $0 }.joined()
-
 /// One at a time: they turn the switches of one service.
 @Suite(
-    .serialized, .enabled(if: python != nil, "needs KMSWARD_PYTHON, made by make test-deps"),
+    .serialized, .enabled(if: Python.path != nil, "needs KMSWARD_PYTHON, made by make test-deps"),
     .timeLimit(.minutes(5)))
 enum WithFake {}
 
@@ -28,6 +19,7 @@ final class Fake: Sendable {
     /// Started by the first test that asks.
     static let shared = Result { try Fake() }
 
+    private let process: ChildProcess
     let facts: Facts
     let transport: HTTPTransport
 
@@ -40,28 +32,11 @@ final class Fake: Sendable {
     }
 
     private init() throws {
-        guard let python else { throw Failure(what: "no Python") }
-        var (toChild, fromChild): ([Int32], [Int32]) = ([0, 0], [0, 0])
-        guard unsafe pipe(&toChild) == 0, unsafe pipe(&fromChild) == 0 else { throw Failure(what: "pipe") }
-        // The child ends when this end of its standard input does.
-        for end in toChild + fromChild { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
-        var actions = unsafe posix_spawn_file_actions_t()
-        unsafe posix_spawn_file_actions_init(&actions)
-        defer { unsafe posix_spawn_file_actions_destroy(&actions) }
-        unsafe posix_spawn_file_actions_adddup2(&actions, toChild[0], STDIN_FILENO)
-        unsafe posix_spawn_file_actions_adddup2(&actions, fromChild[1], STDOUT_FILENO)
-        let texts = [python, package + "/Tests/Fakes/jdcloud.py", "--until-stdin-ends"]
-        let words: [UnsafeMutablePointer<CChar>?] = unsafe texts.map { unsafe strdup($0) }
-        defer { unsafe words.forEach { unsafe free($0) } }
-        var child: pid_t = 0
-        guard unsafe posix_spawn(&child, python, &actions, nil, words + [nil], environ) == 0 else {
-            throw Failure(what: "cannot start the fake")
-        }
-        close(toChild[0])
-        close(fromChild[1])
-        var line: [UInt8] = []
-        var byte: UInt8 = 0
-        while unsafe read(fromChild[0], &byte, 1) == 1, byte != UInt8(ascii: "\n") { line.append(byte) }
+        guard let python = Python.path else { throw Failure(what: "no Python") }
+        process = try ChildProcess([
+            python, Repository.root + "/Tests/Fakes/jdcloud.py", "--until-stdin-ends",
+        ])
+        let line = Array((process.line() ?? "").utf8)
         let document = try unsafe JSON(parsing: line.span.bytes)
         func text(_ name: String) throws -> String {
             guard let text = unsafe document[name]?.text(in: line.span.bytes) else {

@@ -1,22 +1,10 @@
-import Glibc
 import KMSWire
+import TestSupport
 import Testing
-
-/// A Python with protobuf and grpcio-tools: the one that is named, which then has to be there, or that of .build/venv.
-private let python: String? = {
-    if let named = unsafe getenv("KMSWARD_PYTHON") { return unsafe String(cString: named) }
-    let made = packageRoot + "/.build/venv/bin/python"
-    return unsafe access(made, X_OK) == 0 ? made : nil
-}()
-
-private let packageRoot: String = {
-    let here = #filePath.split(separator: "/", omittingEmptySubsequences: false)
-    return here.dropLast(3).joined(separator: "/")
-}()
 
 @Suite(
     "our codec and Python's protobuf agree",
-    .enabled(if: python != nil, "no Python with protobuf: set KMSWARD_PYTHON, or make .build/venv"))
+    .enabled(if: Python.path != nil, "no Python with protobuf: set KMSWARD_PYTHON, or make .build/venv"))
 struct PythonAgreementTests {
     @Test("both ways, on good and on damaged messages, and on the names of all methods")
     func corpus() throws {
@@ -66,49 +54,15 @@ struct PythonAgreementTests {
         #expect(agreed > 1_000)
     }
 
-    private struct Failure: Error { let what: String }
-
     /// Runs the script on `lines` and returns the lines it wrote.
     private func exchange(_ lines: [String], seed: Int, count: Int) throws -> [String] {
-        var template = Array("/tmp/kmsward-corpus-XXXXXX".utf8CString)
-        try #require(unsafe mkdtemp(&template) != nil)
-        let folder = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        let source = folder + "/in"
-        let target = folder + "/out"
-        defer {
-            for path in [source, target] { _ = unsafe unlink(path) }
-            _ = unsafe rmdir(folder)
-        }
-        let input = unsafe try #require(unsafe fopen(source, "w"))
-        for line in lines { _ = unsafe fputs(line + "\n", input) }
-        unsafe fclose(input)
-        try run([
-            packageRoot + "/Tests/KMSWireTests/Python/check_corpus.py", packageRoot + "/Sources/KMSWire",
-            source,
-            target, "\(seed)", "\(count)",
+        let folder = TemporaryFolder()
+        folder.write(lines.map { $0 + "\n" }.joined(), to: "in")
+        let outcome = try Command.run([
+            #require(Python.path), Repository.root + "/Tests/KMSWireTests/Python/check_corpus.py",
+            Repository.root + "/Sources/KMSWire", folder("in"), folder("out"), "\(seed)", "\(count)",
         ])
-        let output = unsafe try #require(unsafe fopen(target, "r"))
-        defer { unsafe fclose(output) }
-        var text: [UInt8] = []
-        var chunk = [UInt8](repeating: 0, count: 1 << 16)
-        while case let count = unsafe fread(&chunk, 1, chunk.count, output), count > 0 {
-            text += chunk.prefix(count)
-        }
-        return String(decoding: text, as: UTF8.self).split(separator: "\n").map(String.init)
-    }
-
-    private func run(_ arguments: [String]) throws {
-        let python = try #require(python)
-        var words: [UnsafeMutablePointer<CChar>?] = unsafe ([python] + arguments).map { unsafe strdup($0) }
-        defer { unsafe words.forEach { unsafe free($0) } }
-        unsafe words.append(nil)
-        var pid: pid_t = 0
-        let error = unsafe posix_spawn(&pid, python, nil, nil, words, environ)
-        guard error == 0 else { throw Failure(what: "posix_spawn: \(error)") }
-        var status: Int32 = 0
-        while unsafe waitpid(pid, &status, 0) < 0 {
-            guard errno == EINTR else { throw Failure(what: "waitpid: \(errno)") }
-        }
-        guard status == 0 else { throw Failure(what: "the script ended with status \(status)") }
+        try #require(outcome.status == 0, "\(outcome.output)")
+        return folder.text(of: "out").split(separator: "\n").map(String.init)
     }
 }

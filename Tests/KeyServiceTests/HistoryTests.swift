@@ -4,13 +4,14 @@ import Glibc
 import KMSWire
 import RemoteKMS
 import Synchronization
+import TestSupport
 import Testing
 
 @testable import KeyService
 
 @Suite("History")
 struct HistoryTests {
-    private let folder = Folder()
+    private let folder = TemporaryFolder()
 
     @Test("a restart takes up the remembered local KEK: no new one is wrapped")
     func adoption() async throws {

@@ -2,6 +2,7 @@ import EnvelopeCrypto
 import Glibc
 import KMSWire
 import RemoteKMS
+import TestSupport
 import Testing
 
 @testable import KeyService

@@ -1,5 +1,4 @@
 import EnvelopeCrypto
-import Glibc
 import KMSWire
 import Logging
 import RemoteKMS
@@ -146,51 +145,4 @@ func random(_ count: Int) -> [UInt8] { (0..<count).map { _ in UInt8.random(in: 0
 func failure(_ body: () async throws(KMSFailure) -> Void) async -> KMSFailure? {
     do throws(KMSFailure) { try await body() } catch { return error }
     return nil
-}
-
-/// A folder for one test, gone with it.
-final class Folder: Sendable {
-    let path: String
-
-    init() {
-        var template = Array("/tmp/kmsward-test-XXXXXX".utf8CString)
-        path = unsafe template.withUnsafeMutableBufferPointer { buffer in
-            unsafe buffer.baseAddress.flatMap { unsafe mkdtemp($0) }.map { unsafe String(cString: $0) }
-                ?? "/nonexistent"
-        }
-    }
-
-    deinit { Self.remove(path) }
-
-    /// Removes a file, or a folder with what is in it.
-    private static func remove(_ path: String) {
-        guard let directory = unsafe opendir(path) else {
-            unsafe unlink(path)
-            return
-        }
-        while let entry = unsafe readdir(directory) {
-            let name = unsafe withUnsafePointer(to: &entry.pointee.d_name.0) { unsafe String(cString: $0) }
-            if name != "." && name != ".." { remove("\(path)/\(name)") }
-        }
-        unsafe closedir(directory)
-        unsafe rmdir(path)
-    }
-
-    func write(_ text: String, to name: String) {
-        let file = unsafe open("\(path)/\(name)", O_WRONLY | O_CREAT | O_TRUNC, 0o600)
-        let bytes = Array(text.utf8)
-        precondition(unsafe Glibc.write(file, bytes, bytes.count) == bytes.count)
-        close(file)
-    }
-
-    func text(of name: String) -> String {
-        let file = unsafe open("\(path)/\(name)", O_RDONLY)
-        precondition(file >= 0)
-        defer { close(file) }
-        var bytes = [UInt8](repeating: 0, count: 1 << 20)
-        let count = unsafe read(file, &bytes, bytes.count)
-        return String(decoding: bytes[..<max(count, 0)], as: UTF8.self)
-    }
-
-    func makeDirectory(_ name: String) { precondition(unsafe mkdir("\(path)/\(name)", 0o700) == 0) }
 }

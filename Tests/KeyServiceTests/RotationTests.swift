@@ -3,6 +3,7 @@ import KMSWire
 import LocalProvider
 import RemoteKMS
 import Synchronization
+import TestSupport
 import Testing
 
 @testable import KeyService
@@ -205,7 +206,7 @@ struct RotationTests {
 
     @Test("a former version put back is refused, now and after a restart, until the epoch is raised")
     func reinstated() async throws {
-        let folder = Folder()
+        let folder = TemporaryFolder()
         let provider = FakeProvider()
         provider.set {
             $0.version = "a"; $0.knownVersions = ["a", "b"]
@@ -235,7 +236,7 @@ struct RotationTests {
 
     @Test("a version that came while the daemon was down settles first, if the former one still opens")
     func settlesAtStart() async throws {
-        let folder = Folder()
+        let folder = TemporaryFolder()
         let provider = FakeProvider()
         let first = try await Plugin.started(provider, state: folder.path).status().keyID
         provider.rotate(to: "2")
@@ -258,7 +259,7 @@ struct RotationTests {
 
     @Test("while it is not known whether the former version still opens, none is announced")
     func startsLater() async throws {
-        let folder = Folder()
+        let folder = TemporaryFolder()
         let provider = FakeProvider()
         let first = try await Plugin.started(provider, state: folder.path).status().keyID
         provider.rotate(to: "2")
@@ -273,7 +274,7 @@ struct RotationTests {
 
     @Test("switching the write key and switching back is a key_id that comes back, and refused")
     func switchedBack() async throws {
-        let folder = Folder()
+        let folder = TemporaryFolder()
         let one = KeySettings(name: "one", provider: FakeProvider(identity: "1"), suite: .aes256GCM)
         let two = KeySettings(name: "two", provider: FakeProvider(identity: "2"), suite: .aes256GCM)
         for (keys, works) in [([one, two], true), ([two, one], true), ([one, two], false)] {
@@ -553,7 +554,7 @@ struct SeveralKeysTests {
 
 @Suite("With provider local")
 struct LocalReplicaTests {
-    private let folder = Folder()
+    private let folder = TemporaryFolder()
     private var path: String { "\(folder.path)/local.keys" }
     private var copy: String { "\(folder.path)/copy.keys" }
 

@@ -1,6 +1,7 @@
 import EnvelopeCrypto
 import LocalProvider
 import ProviderConformance
+import TestSupport
 import Testing
 
 @Suite("Provider local and the contract of every provider")
@@ -9,7 +10,7 @@ struct ConformanceTests {
 
     @Test("keeps the contract of every provider")
     func conformance() async throws {
-        let (path, other) = (folder.path("local.keys"), folder.path("other.keys"))
+        let (path, other) = (folder("local.keys"), folder("other.keys"))
         try LocalKeyFile.create(at: path, suite: .aes256GCM)
         try LocalKeyFile.create(at: other, suite: .aes256GCM)
         let key = keyDigits(folder.text(of: "local.keys"))

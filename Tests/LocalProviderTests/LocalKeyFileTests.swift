@@ -1,6 +1,7 @@
 import EnvelopeCrypto
 import Glibc
 import SecureMemory
+import TestSupport
 import Testing
 
 @testable import LocalProvider
@@ -12,12 +13,12 @@ struct LocalKeyFileTests {
         arguments: Suite.allCases.filter(\.isAvailable))
     func create(_ suite: EnvelopeCrypto.Suite) throws {
         let folder = TemporaryFolder()
-        let path = folder.path("local.keys")
+        let path = folder("local.keys")
         let made = try LocalKeyFile.create(at: path, suite: suite)
         #expect(made.versions.map(\.state) == [.active])
         #expect(made.suite == suite)
         #expect(folder.facts(of: "local.keys").mode == 0o600)
-        #expect(folder.names() == ["local.keys"])
+        #expect(folder.names == ["local.keys"])
         #expect(try LocalKeyFile.list(at: path) == made)
         #expect(try LocalKeyFile.load(at: path) == made)
     }
@@ -26,16 +27,16 @@ struct LocalKeyFileTests {
     func missingSuite(_ suite: EnvelopeCrypto.Suite) {
         let folder = TemporaryFolder()
         let error = #expect(throws: LocalKeyFileError.self) {
-            try LocalKeyFile.create(at: folder.path("local.keys"), suite: suite)
+            try LocalKeyFile.create(at: folder("local.keys"), suite: suite)
         }
         #expect(error?.reason == .cryptography)
-        #expect(folder.names() == [])
+        #expect(folder.names == [])
     }
 
     @Test("a file is never overwritten", arguments: ["file", "dangling link", "directory"])
     func neverOverwritten(_ kind: String) throws {
         let folder = TemporaryFolder()
-        let path = folder.path("local.keys")
+        let path = folder("local.keys")
         switch kind {
         case "file": folder.write("precious", to: "local.keys")
         case "directory": folder.makeDirectory("local.keys")
@@ -45,7 +46,7 @@ struct LocalKeyFileTests {
             try LocalKeyFile.create(at: path, suite: .aes256GCM)
         }
         #expect(error?.reason == .exists)
-        #expect(folder.names() == ["local.keys"])
+        #expect(folder.names == ["local.keys"])
         if kind == "file" { #expect(folder.text(of: "local.keys") == "precious") }
     }
 
@@ -54,11 +55,11 @@ struct LocalKeyFileTests {
         arguments: [[.rename], [.link], [.writeInPlace], KeyFileAccess.Placement.allCases])
     func placement(_ ways: [KeyFileAccess.Placement]) throws {
         let folder = TemporaryFolder()
-        let access = KeyFileAccess(path: folder.path("local.keys"))
+        let access = KeyFileAccess(path: folder("local.keys"))
         try access.create(secret("one"), by: ways)
         #expect(folder.text(of: "local.keys") == "one")
         #expect(folder.facts(of: "local.keys").mode == 0o600)
-        #expect(folder.names() == ["local.keys"], "no second copy of the keys")
+        #expect(folder.names == ["local.keys"], "no second copy of the keys")
         let error = #expect(throws: LocalKeyFileError.self) {
             try access.create(secret("two"), by: ways)
         }
@@ -71,8 +72,8 @@ struct LocalKeyFileTests {
         arguments: KeyFileAccess.Placement.allCases)
     func lateTaken(_ way: KeyFileAccess.Placement) throws {
         let folder = TemporaryFolder()
-        let access = KeyFileAccess(path: folder.path("local.keys"))
-        let temporary = folder.path(".local.keys.new")
+        let access = KeyFileAccess(path: folder("local.keys"))
+        let temporary = folder(".local.keys.new")
         folder.write("ours", to: ".local.keys.new")
         folder.write("theirs", to: "local.keys")
         let content = secret("ours")
@@ -81,25 +82,25 @@ struct LocalKeyFileTests {
         }
         #expect(error?.reason == .exists)
         #expect(folder.text(of: "local.keys") == "theirs")
-        #expect(folder.names() == ["local.keys"])
+        #expect(folder.names == ["local.keys"])
     }
 
     @Test("where a file system has none of the ways, it is told and nothing is left")
     func noWay() throws {
         let folder = TemporaryFolder()
-        let access = KeyFileAccess(path: folder.path("local.keys"))
+        let access = KeyFileAccess(path: folder("local.keys"))
         let error = #expect(throws: LocalKeyFileError.self) {
             try access.create(secret("one"), by: [])
         }
         #expect(error?.reason == .unwritable)
-        #expect(folder.names() == [])
+        #expect(folder.names == [])
     }
 
     @Test("two files never have the same identity, version or key")
     func distinct() throws {
         let folder = TemporaryFolder()
-        let one = try LocalKeyFile.create(at: folder.path("a"), suite: .aes256GCM)
-        let two = try LocalKeyFile.create(at: folder.path("b"), suite: .aes256GCM)
+        let one = try LocalKeyFile.create(at: folder("a"), suite: .aes256GCM)
+        let two = try LocalKeyFile.create(at: folder("b"), suite: .aes256GCM)
         #expect(one.id != two.id)
         #expect(one.active.id != two.active.id)
         #expect(keyDigits(folder.text(of: "a")) != keyDigits(folder.text(of: "b")))
@@ -109,7 +110,7 @@ struct LocalKeyFileTests {
     @Test("rotation has two steps: a version is added, then activated, and the former one retires")
     func rotation() throws {
         let folder = TemporaryFolder()
-        let path = folder.path("local.keys")
+        let path = folder("local.keys")
         let first = try LocalKeyFile.create(at: path, suite: .aes256GCM)
         let added = try LocalKeyFile.add(at: path)
         #expect(added.state == .added)
@@ -121,13 +122,13 @@ struct LocalKeyFileTests {
         #expect(after.versions.map(\.state) == [.retired, .active])
         #expect(after.active.id == added.id)
         #expect(folder.facts(of: "local.keys").mode == 0o600)
-        #expect(folder.names() == ["local.keys"])
+        #expect(folder.names == ["local.keys"])
     }
 
     @Test("the version that is active already is no error, and the file is not touched")
     func activeAlready() throws {
         let folder = TemporaryFolder()
-        let path = folder.path("local.keys")
+        let path = folder("local.keys")
         let made = try LocalKeyFile.create(at: path, suite: .aes256GCM)
         let before = try KeyFileAccess(path: path).stamp()
         #expect(try LocalKeyFile.activate(at: path, version: made.active.id) == false)
@@ -137,7 +138,7 @@ struct LocalKeyFileTests {
     @Test("a retired or unknown version cannot be activated, and the file stays as it was")
     func refusedActivation() throws {
         let folder = TemporaryFolder()
-        let path = folder.path("local.keys")
+        let path = folder("local.keys")
         let first = try LocalKeyFile.create(at: path, suite: .aes256GCM)
         let second = try LocalKeyFile.add(at: path)
         try LocalKeyFile.activate(at: path, version: second.id)
@@ -157,18 +158,18 @@ struct LocalKeyFileTests {
     @Test("the identity stays when the file moves")
     func identityIsNotThePath() throws {
         let folder = TemporaryFolder()
-        let made = try LocalKeyFile.create(at: folder.path("a"), suite: .aes256GCM)
+        let made = try LocalKeyFile.create(at: folder("a"), suite: .aes256GCM)
         folder.move("a", to: "b")
-        #expect(try LocalKeyFile.list(at: folder.path("b")) == made)
+        #expect(try LocalKeyFile.list(at: folder("b")) == made)
     }
 
     @Test("editing through a symbolic link changes the file, not the link")
     func editThroughLink() throws {
         let folder = TemporaryFolder()
-        try LocalKeyFile.create(at: folder.path("real"), suite: .aes256GCM)
+        try LocalKeyFile.create(at: folder("real"), suite: .aes256GCM)
         folder.link("link", to: "real")
-        try LocalKeyFile.add(at: folder.path("link"))
-        #expect(try LocalKeyFile.list(at: folder.path("real")).versions.count == 2)
+        try LocalKeyFile.add(at: folder("link"))
+        #expect(try LocalKeyFile.list(at: folder("real")).versions.count == 2)
         #expect(folder.facts(of: "link").isLink)
     }
 
@@ -176,14 +177,14 @@ struct LocalKeyFileTests {
     func leftover() throws {
         let folder = TemporaryFolder()
         folder.write("half a key", to: ".local.keys.new")
-        try LocalKeyFile.create(at: folder.path("local.keys"), suite: .aes256GCM)
-        #expect(folder.names() == ["local.keys"])
+        try LocalKeyFile.create(at: folder("local.keys"), suite: .aes256GCM)
+        #expect(folder.names == ["local.keys"])
     }
 
     @Test("while one command changes the directory's keys, another is refused and told to run again")
     func busy() throws {
         let folder = TemporaryFolder()
-        let path = folder.path("local.keys")
+        let path = folder("local.keys")
         try LocalKeyFile.create(at: path, suite: .aes256GCM)
         try KeyFileAccess(path: path).withEditLock { () throws(LocalKeyFileError) in
             let error = #expect(throws: LocalKeyFileError.self) { try LocalKeyFile.add(at: path) }
@@ -195,7 +196,7 @@ struct LocalKeyFileTests {
     @Test("versions added at the same time are all kept, or their command fails")
     func concurrentEditors() async throws {
         let folder = TemporaryFolder()
-        let path = folder.path("local.keys")
+        let path = folder("local.keys")
         try LocalKeyFile.create(at: path, suite: .aes256GCM)
         let added = await withTaskGroup(of: KeyUUID?.self) { group in
             for _ in 0..<16 { group.addTask { try? LocalKeyFile.add(at: path).id } }
@@ -211,7 +212,7 @@ struct BrokenKeyFileTests {
     @Test("a missing file names the command that makes one")
     func missing() {
         let folder = TemporaryFolder()
-        let path = folder.path("no.keys")
+        let path = folder("no.keys")
         let error = #expect(throws: LocalKeyFileError.self) { try LocalKeyFile.list(at: path) }
         #expect(error?.reason == .missing)
         #expect(error?.description.contains("kmsward key init --file \(path)") == true)
@@ -230,7 +231,7 @@ struct BrokenKeyFileTests {
         let folder = TemporaryFolder()
         folder.write(content, to: "local.keys")
         let error = #expect(throws: LocalKeyFileError.self) {
-            try LocalKeyFile.list(at: folder.path("local.keys"))
+            try LocalKeyFile.list(at: folder("local.keys"))
         }
         #expect(error?.reason == reason)
         #expect(folder.text(of: "local.keys") == content)
@@ -248,8 +249,8 @@ struct BrokenKeyFileTests {
                 let error = #expect(throws: LocalKeyFileError.self) {
                     _ =
                         try isDaemon
-                        ? LocalKeyFile.load(at: folder.path("passwd"))
-                        : LocalKeyFile.list(at: folder.path("passwd"))
+                        ? LocalKeyFile.load(at: folder("passwd"))
+                        : LocalKeyFile.list(at: folder("passwd"))
                 }
                 #expect(error?.reason == reason)
                 #expect(error?.remedy.contains("chmod") == false && error?.remedy.contains("chown") == false)
@@ -260,7 +261,7 @@ struct BrokenKeyFileTests {
     @Test("an empty file gets the same advice from every command")
     func emptyAdvice() throws {
         let folder = TemporaryFolder()
-        let path = folder.path("local.keys")
+        let path = folder("local.keys")
         folder.write("", to: "local.keys")
         let said = [
             #expect(throws: LocalKeyFileError.self) { try LocalKeyFile.create(at: path, suite: .aes256GCM) },
@@ -270,7 +271,7 @@ struct BrokenKeyFileTests {
         #expect(Set(said.map { $0?.description }).count == 1)
         #expect(said[0]?.reason == .empty)
         #expect(said[0]?.remedy.contains("restore it") == true)
-        #expect(folder.names() == ["local.keys"])
+        #expect(folder.names == ["local.keys"])
     }
 
     @Test("errors name the file as the operator did, also where it is a link")
@@ -281,7 +282,7 @@ struct BrokenKeyFileTests {
         folder.link("link.keys", to: "real/local.keys")
         folder.link("elsewhere", to: "real")
         for name in ["link.keys", "elsewhere/local.keys", "./real/local.keys", "real/../none.keys"] {
-            let path = folder.path(name)
+            let path = folder(name)
             let said = [
                 #expect(throws: LocalKeyFileError.self) { try LocalKeyFile.list(at: path) },
                 #expect(throws: LocalKeyFileError.self) { try LocalKeyFile.add(at: path) },
@@ -299,7 +300,7 @@ struct BrokenKeyFileTests {
     @Test("a directory or a pipe is named as such", arguments: ["directory", "pipe"])
     func notAFile(_ kind: String) {
         let folder = TemporaryFolder()
-        let path = folder.path("local.keys")
+        let path = folder("local.keys")
         if kind == "pipe" { folder.makePipe("local.keys") } else { folder.makeDirectory("local.keys") }
         let error = #expect(throws: LocalKeyFileError.self) { try LocalKeyFile.list(at: path) }
         #expect(error?.reason == .notAFile)
@@ -308,7 +309,7 @@ struct BrokenKeyFileTests {
     @Test("a file that others can read or write is refused", arguments: [0o640, 0o604, 0o620, 0o602, 0o666])
     func exposed(_ mode: Int) throws {
         let folder = TemporaryFolder()
-        let path = folder.path("local.keys")
+        let path = folder("local.keys")
         try LocalKeyFile.create(at: path, suite: .aes256GCM)
         folder.setMode(mode, of: "local.keys")
         let error = #expect(throws: LocalKeyFileError.self) { try LocalKeyFile.load(at: path) }
@@ -322,7 +323,7 @@ struct BrokenKeyFileTests {
         .enabled(if: geteuid() == 0, "giving a file away needs root"))
     func wrongOwner() throws {
         let folder = TemporaryFolder()
-        let path = folder.path("local.keys")
+        let path = folder("local.keys")
         try LocalKeyFile.create(at: path, suite: .aes256GCM)
         folder.setOwner(4242, 4243, of: "local.keys")
         let error = #expect(throws: LocalKeyFileError.self) { try LocalKeyFile.load(at: path) }
@@ -335,12 +336,12 @@ struct BrokenKeyFileTests {
     @Test("a file cut off anywhere is called truncated")
     func truncated() throws {
         let folder = TemporaryFolder()
-        try LocalKeyFile.create(at: folder.path("whole"), suite: .aes256GCM)
+        try LocalKeyFile.create(at: folder("whole"), suite: .aes256GCM)
         let whole = folder.text(of: "whole")
         for count in 1..<whole.utf8.count {
             folder.write(String(whole.prefix(count)), to: "local.keys")
             let error = #expect(throws: LocalKeyFileError.self) {
-                try LocalKeyFile.list(at: folder.path("local.keys"))
+                try LocalKeyFile.list(at: folder("local.keys"))
             }
             #expect(error?.reason == .truncated, "cut after \(count) bytes")
         }
@@ -349,7 +350,7 @@ struct BrokenKeyFileTests {
     @Test("any changed byte is noticed, and the damaged key is named")
     func damaged() throws {
         let folder = TemporaryFolder()
-        let made = try LocalKeyFile.create(at: folder.path("whole"), suite: .aes256GCM)
+        let made = try LocalKeyFile.create(at: folder("whole"), suite: .aes256GCM)
         let whole = Array(folder.text(of: "whole").utf8)
         let keyStart = try #require(whole.indices.first { whole[$0...].starts(with: "active ".utf8) }) + 7
         for index in whole.indices {
@@ -357,7 +358,7 @@ struct BrokenKeyFileTests {
             bytes[index] ^= 1
             folder.write(bytes, to: "local.keys")
             let error = #expect(throws: LocalKeyFileError.self) {
-                try LocalKeyFile.list(at: folder.path("local.keys"))
+                try LocalKeyFile.list(at: folder("local.keys"))
             }
             if (keyStart..<keyStart + 64).contains(index), whole[index] ^ 1 != UInt8(ascii: "`") {
                 #expect(error?.reason == .damaged)
@@ -374,7 +375,7 @@ struct BrokenKeyFileTests {
         arguments: ["state", "twice", "tail"])
     func impossible(_ how: String) throws {
         let folder = TemporaryFolder()
-        let path = folder.path("local.keys")
+        let path = folder("local.keys")
         try LocalKeyFile.create(at: path, suite: .aes256GCM)
         let keys = try LocalKeys.read(KeyFileAccess(path: path), for: .tool).keys
         switch how {
@@ -399,18 +400,18 @@ struct BrokenKeyFileTests {
         // A limit on the file size fails writes as a full disk does; it is the process's, so it gets one of its own.
         await #expect(processExitsWith: .success) {
             let folder = TemporaryFolder()
-            try LocalKeyFile.create(at: folder.path("old.keys"), suite: .aes256GCM)
+            try LocalKeyFile.create(at: folder("old.keys"), suite: .aes256GCM)
             let before = folder.text(of: "old.keys")
             limitFileSize(64)
             do throws(LocalKeyFileError) {
-                try LocalKeyFile.create(at: folder.path("local.keys"), suite: .aes256GCM)
+                try LocalKeyFile.create(at: folder("local.keys"), suite: .aes256GCM)
                 preconditionFailure("a key file was made in 64 bytes")
             } catch { precondition(error.reason == .unwritable) }
             do throws(LocalKeyFileError) {
-                try LocalKeyFile.add(at: folder.path("old.keys"))
+                try LocalKeyFile.add(at: folder("old.keys"))
                 preconditionFailure("a key file grew within 64 bytes")
             } catch { precondition(error.reason == .unwritable) }
-            precondition(folder.names() == ["old.keys"])
+            precondition(folder.names == ["old.keys"])
             precondition(folder.text(of: "old.keys") == before)
         }
     }
@@ -419,10 +420,10 @@ struct BrokenKeyFileTests {
     func noDirectory() {
         let folder = TemporaryFolder()
         let error = #expect(throws: LocalKeyFileError.self) {
-            try LocalKeyFile.create(at: folder.path("none/local.keys"), suite: .aes256GCM)
+            try LocalKeyFile.create(at: folder("none/local.keys"), suite: .aes256GCM)
         }
         #expect(error?.reason == .unwritable)
-        #expect(error?.summary.contains(folder.path("none")) == true)
+        #expect(error?.summary.contains(folder("none")) == true)
     }
 }
 

@@ -1,6 +1,7 @@
 import EnvelopeCrypto
 import RemoteKMS
 import SecureMemory
+import TestSupport
 import Testing
 
 @testable import LocalProvider
@@ -20,7 +21,7 @@ private func secret(_ count: Int) -> SecretBytes {
 @Suite("Provider local")
 struct LocalProviderTests {
     private let folder = TemporaryFolder()
-    private var path: String { folder.path("local.keys") }
+    private var path: String { folder("local.keys") }
 
     @Test("what is wrapped unwraps", arguments: Suite.allCases.filter(\.isAvailable), [1, 32, 72])
     func roundTrip(_ suite: EnvelopeCrypto.Suite, _ count: Int) async throws {
@@ -103,7 +104,7 @@ struct LocalProviderTests {
         let added = try LocalKeyFile.add(at: path)
         folder.write(folder.text(of: "local.keys"), to: "copy.keys")
         let one = LocalProvider(path: path)
-        let two = LocalProvider(path: folder.path("copy.keys"))
+        let two = LocalProvider(path: folder("copy.keys"))
         try LocalKeyFile.activate(at: path, version: added.id)
         let wrapped = try await one.wrap(secret(32), context: context, attempt: attempt)
         _ = try await two.unwrap(wrapped, context: context, attempt: attempt)
@@ -117,7 +118,7 @@ struct LocalProviderTests {
     func versionFromCopy() async throws {
         try LocalKeyFile.create(at: path, suite: .aes256GCM)
         folder.write(folder.text(of: "local.keys"), to: "copy.keys")
-        let two = LocalProvider(path: folder.path("copy.keys"))
+        let two = LocalProvider(path: folder("copy.keys"))
         _ = try await two.describe(attempt)
         let added = try LocalKeyFile.add(at: path)
         try LocalKeyFile.activate(at: path, version: added.id)

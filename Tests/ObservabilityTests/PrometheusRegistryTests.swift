@@ -1,6 +1,7 @@
 import CoreMetrics
 import Observability
 import Synchronization
+import TestSupport
 import Testing
 
 @testable import Observability
@@ -156,16 +157,16 @@ import Testing
 
     @Test("promtool finds nothing to complain about")
     func promtool() async throws {
-        let tool = try #require(Tool.promtool, "promtool is not here: make test-deps installs it")
+        let tool = try #require(Command.find("promtool"), "promtool is not here: make test-deps installs it")
         let page = everything().render(.text)
-        let outcome = await onThread { Tool.run([tool, "check", "metrics"], input: page) }
+        let outcome = await onThread { Command.run([tool, "check", "metrics"], input: page) }
         #expect(outcome.status == 0)
         #expect(outcome.output == "")
     }
 
     @Test("the strict OpenMetrics parser reads every family and every value")
     func strictParser() async throws {
-        let tool = try #require(Tool.python, "no Python with prometheus_client: make test-deps makes one")
+        let tool = try #require(Python.path, "no Python with prometheus_client: make test-deps makes one")
         let page = everything().render(.openMetrics)
         let script = """
             import sys
@@ -176,7 +177,7 @@ import Testing
             labels = [s.labels for f in families if f.name == "kmsward_key_info" for s in f.samples]
             assert labels == [{"key": 'a\\\\b"c\\nd', "key_id": "kw1.\\u00e9"}], labels
             """
-        let outcome = await onThread { Tool.run([tool, "-c", script], input: page) }
+        let outcome = await onThread { Command.run([tool, "-c", script], input: page) }
         #expect(outcome.status == 0, "\(outcome.output)")
         let families = Set(
             outcome.output.split(separator: "\n").compactMap { $0.split(separator: " ").first })

@@ -13,67 +13,6 @@ func onThread<R: Sendable>(_ body: @escaping @Sendable () -> R) async -> R {
     }
 }
 
-/// A command of the system, with a file's worth of input.
-enum Tool {
-    struct Outcome: Sendable {
-        let status: Int32
-        let output: String
-    }
-
-    /// Path of promtool, which `make test-deps` installs.
-    static let promtool: String? = find("promtool")
-
-    /// The Python of `make test-deps`, which has prometheus_client: KMSWARD_PYTHON, or the one in .build/venv.
-    static let python: String? = {
-        if let named = unsafe getenv("KMSWARD_PYTHON") { return unsafe String(cString: named) }
-        let here = #filePath.split(separator: "/", omittingEmptySubsequences: false)
-        let made = here.dropLast(3).joined(separator: "/") + "/.build/venv/bin/python"
-        return unsafe access(made, X_OK) == 0 ? made : nil
-    }()
-
-    static func find(_ name: String) -> String? {
-        let path = unsafe getenv("PATH").map { unsafe String(cString: $0) } ?? "/usr/bin:/bin"
-        return path.split(separator: ":").map { "\($0)/\(name)" }.first { unsafe access($0, X_OK) == 0 }
-    }
-
-    /// Runs `arguments` (the first is a path) and returns its exit status with both outputs.
-    static func run(_ arguments: [String], input: [UInt8] = []) -> Outcome {
-        let stdin = temporaryFile(input)
-        let stdout = temporaryFile([])
-        defer {
-            close(stdin)
-            close(stdout)
-        }
-        var actions = unsafe posix_spawn_file_actions_t()
-        unsafe posix_spawn_file_actions_init(&actions)
-        unsafe posix_spawn_file_actions_adddup2(&actions, stdin, 0)
-        unsafe posix_spawn_file_actions_adddup2(&actions, stdout, 1)
-        unsafe posix_spawn_file_actions_adddup2(&actions, stdout, 2)
-        defer { unsafe posix_spawn_file_actions_destroy(&actions) }
-        var texts: [UnsafeMutablePointer<CChar>?] = unsafe arguments.map { unsafe strdup($0) } + [nil]
-        defer { unsafe texts.forEach { unsafe free($0) } }
-        var pid = pid_t()
-        guard unsafe posix_spawn(&pid, arguments[0], &actions, nil, &texts, environ) == 0 else {
-            return Outcome(status: -1, output: "cannot start \(arguments[0])")
-        }
-        var status: Int32 = 0
-        while unsafe waitpid(pid, &status, 0) < 0, errno == EINTR {}
-        lseek(stdout, 0, SEEK_SET)
-        let output = String(decoding: readAll(stdout), as: UTF8.self)
-        let hasExited = status & 0x7f == 0
-        return Outcome(status: hasExited ? (status >> 8) & 0xff : -1, output: output)
-    }
-
-    private static func temporaryFile(_ content: [UInt8]) -> Int32 {
-        var name = Array("/tmp/kmsward-test-XXXXXX".utf8CString)
-        let fd = unsafe mkstemp(&name)
-        unsafe unlink(&name)
-        writeAll(fd, content)
-        lseek(fd, 0, SEEK_SET)
-        return fd
-    }
-}
-
 /// Reads to the end, or to an error.
 func readAll(_ fd: Int32) -> [UInt8] {
     var content: [UInt8] = []

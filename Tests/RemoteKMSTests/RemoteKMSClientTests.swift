@@ -1,18 +1,21 @@
 import CoreMetrics
 import SecureMemory
+public import TestSupport
 import Testing
 
-@testable import RemoteKMS
+@testable public import RemoteKMS
+
+extension ManualClock: DeadlineClock {}
 
 /// A client over a scripted backend, with time by hand.
 private struct Bench {
     let provider = ScriptedProvider()
-    let clock = HandClock()
+    let clock = ManualClock()
     let client: RemoteKMSClient
 
     init(
         callsAtOnce: Int = 16, callsWithoutCaller: Int = 8, limiter: ThrottleLimiter = ThrottleLimiter(),
-        clock: HandClock? = nil
+        clock: ManualClock? = nil
     ) {
         client = RemoteKMSClient(
             provider, key: "primary",
@@ -25,7 +28,7 @@ private struct Bench {
     func call(
         for purpose: RemoteKMSClient.Purpose = .request, within budget: Duration = .milliseconds(2_850)
     ) -> Task<Result<String, RemoteKMSError>, Never> {
-        let deadline = clock.deadline(in: budget)
+        let deadline = Deadline(clock.now + budget)
         return Task {
             do throws(RemoteKMSError) {
                 let secret = try await client.unwrap(
@@ -55,6 +58,16 @@ private struct Bench {
             }
         }
         _ = await call.value
+    }
+}
+
+extension RemoteKMSClient {
+    /// Returns when no try is under way any more.
+    fileprivate func quiesce() async { while slots.busy > 0 { await Task.yield() } }
+
+    /// Returns when so many calls go on without their caller.
+    fileprivate func untilWithoutCaller(_ count: Int) async {
+        while withoutCaller.count < count { await Task.yield() }
     }
 }
 

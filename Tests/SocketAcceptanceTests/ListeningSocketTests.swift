@@ -1,5 +1,6 @@
 import CShims
 import Glibc
+import TestSupport
 import Testing
 
 @testable import SocketAcceptance
@@ -7,7 +8,7 @@ import Testing
 struct ListeningSocketTests {
     @Test("a bound socket has exactly the mode asked for, listens, and goes with its owner")
     func binds() throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         for mode in [0o600, 0o660, 0o640, 0o700] as [UInt32] {
             let path = directory("kms.sock")
             let socket = try socketAt(path, mode: mode)
@@ -21,7 +22,7 @@ struct ListeningSocketTests {
 
     @Test("the umask neither widens nor narrows the mode", arguments: [0o000, 0o077, 0o777] as [UInt32])
     func umaskProof(mask: UInt32) async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         await #expect(processExitsWith: .success) {
             [path = directory("kms.sock") as String, mask = mask as UInt32] in
             umask(mask)
@@ -40,7 +41,7 @@ struct ListeningSocketTests {
 
     @Test("owner and group are set", .enabled(if: geteuid() == 0))
     func owned() throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let path = directory("made/kms.sock")
         let permissions = try SocketPermissions(mode: 0o660, owner: 1234, group: 4321)
         let socket = try ListeningSocket(binding: SocketAddress(parsing: path), permissions: permissions)
@@ -54,7 +55,7 @@ struct ListeningSocketTests {
 
     @Test("a missing directory is made, and not for everybody to read")
     func directoryMade() throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let socket = try socketAt(directory("a/b/kms.sock"))
         #expect(FileFacts(named: directory("a/b"), in: AT_FDCWD)?.mode == 0o750)
         #expect(canConnect(directory("a/b/kms.sock")))
@@ -63,7 +64,7 @@ struct ListeningSocketTests {
 
     @Test("a path of the greatest length works, though a temporary name beside it would be too long")
     func longest() throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let start = directory("")
         for length in [103, 104, 107] {
             let path = start + String(repeating: "k", count: length - start.utf8.count)
@@ -76,7 +77,7 @@ struct ListeningSocketTests {
 
     @Test("the socket of a killed process is replaced")
     func staleIsReplaced() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let path = directory("kms.sock")
         await #expect(processExitsWith: .signal(SIGKILL)) { [path = path as String] in
             let socket = try socketAt(path)
@@ -93,7 +94,7 @@ struct ListeningSocketTests {
 
     @Test("what a process killed between bind and rename left is in nobody's way")
     func leftover() throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let left = try required(OwnedDescriptor(adopting: ksw_unix_socket()))
         let name = directory("kms.sock.new")
         #expect(unsafe ksw_unix_bind(left.number, name, name.utf8.count, 0) == 0)
@@ -104,7 +105,7 @@ struct ListeningSocketTests {
 
     @Test("a live owner is not displaced, and is named")
     func liveOwner() throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let path = directory("kms.sock")
         let first = try socketAt(path)
         let error = try failure { _ = try socketAt(path) }
@@ -123,7 +124,7 @@ struct ListeningSocketTests {
 
     @Test("a process that holds the lock but does not listen yet is named from the lock file")
     func lockOnly() throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let opened = try required(
             OwnedDescriptor(adopting: unsafe ksw_open_path(AT_FDCWD, directory.path, 1)))
         let lock = try SocketLock(named: "kms.sock.lock", in: opened.number)
@@ -139,7 +140,7 @@ struct ListeningSocketTests {
 
     @Test("what is not a socket is refused and stays", arguments: Obstacle.allCases)
     func obstacle(_ obstacle: Obstacle) throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let path = directory("kms.sock")
         let victim = directory("victim")
         let there =
@@ -163,7 +164,7 @@ struct ListeningSocketTests {
 
     @Test("a directory that cannot be used is one line with a remedy")
     func badDirectory() throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         _ = OwnedDescriptor(adopting: unsafe ksw_open_lock(AT_FDCWD, directory("file"), 0o600))
         let error = try failure { _ = try socketAt(directory("file/kms.sock")) }
         #expect(error.code == .badDirectory)
@@ -172,7 +173,7 @@ struct ListeningSocketTests {
 
     @Test("a directory without permission is one line with a remedy", .enabled(if: geteuid() == 0))
     func forbiddenDirectory() async throws {
-        let directory = try TemporaryDirectory(mode: 0o755)
+        let directory = TemporaryFolder(mode: 0o755)
         await #expect(processExitsWith: .success) { [path = directory("kms.sock") as String] in
             try #require(setgid(1234) == 0 && setuid(1234) == 0)
             let error = try failure { _ = try socketAt(path) }
@@ -187,7 +188,7 @@ struct ListeningSocketTests {
         "an owner that we may not set is one line with a remedy, and leaves nothing",
         .enabled(if: geteuid() == 0))
     func forbiddenOwner() async throws {
-        let directory = try TemporaryDirectory(mode: 0o777)
+        let directory = TemporaryFolder(mode: 0o777)
         await #expect(processExitsWith: .success) { [path = directory("kms.sock") as String] in
             try #require(setgid(1234) == 0 && setuid(1234) == 0)
             let permissions = try SocketPermissions(mode: 0o600, owner: 0)
@@ -203,7 +204,7 @@ struct ListeningSocketTests {
         "a directory that everybody may write to is warned of",
         arguments: [(0o777, 1), (0o1777, 0), (0o755, 0)])
     func openDirectory(mode: UInt32, warnings: Int) throws {
-        let directory = try TemporaryDirectory(mode: mode)
+        let directory = TemporaryFolder(mode: mode)
         let socket = try socketAt(directory("kms.sock"))
         #expect(socket.warnings.count == warnings)
         socket.withdraw()
@@ -211,7 +212,7 @@ struct ListeningSocketTests {
 
     @Test("at the end only our own socket is removed: a successor's stays reachable")
     func onlyOurOwn() throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let path = directory("kms.sock")
         let first = try socketAt(path)
         // A successor that shares nothing with us, not even the lock.
@@ -252,7 +253,7 @@ struct ListeningSocketTests {
 
     @Test("an adopted socket is neither removed, nor changed, nor shut down at the end")
     func adopted() throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let path = directory("kms.sock")
         let (keeper, passed) = try managed(path, mode: 0o666)
         defer { close(keeper) }
@@ -269,7 +270,7 @@ struct ListeningSocketTests {
 
     @Test("the group of an adopted socket counts if its mode lets it connect", .enabled(if: geteuid() == 0))
     func adoptedGroup() throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         for (name, mode, group, wanted) in [
             ("a", 0o660, 4321, 4321), ("b", 0o600, 4321, nil), ("c", 0o660, 0, nil),
         ] as [(String, mode_t, gid_t, UInt32?)] {

@@ -1,6 +1,7 @@
 import CShims
 import Glibc
 import Logging
+import TestSupport
 import Testing
 
 @testable import SocketAcceptance
@@ -8,7 +9,7 @@ import Testing
 @Suite(.timeLimit(.minutes(2)))
 struct SocketAcceptorTests {
     private func listening(
-        _ directory: TemporaryDirectory, settings: SocketAcceptor.Settings = .init(),
+        _ directory: TemporaryFolder, settings: SocketAcceptor.Settings = .init(),
         policy: PeerPolicy = PeerPolicy()
     ) async throws -> Harness {
         let harness = try Harness(settings: settings, policy: policy)
@@ -20,7 +21,7 @@ struct SocketAcceptorTests {
 
     @Test("a client that sends its preface reaches the engine at once, preface unread, peer known")
     func handsOver() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let harness = try await listening(directory)
         let client = try Client(directory("kms.sock"))
         client.sendPreface()
@@ -36,7 +37,7 @@ struct SocketAcceptorTests {
 
     @Test("a preface that comes byte by byte is waited for")
     func slowPreface() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let harness = try await listening(directory)
         let client = try Client(directory("kms.sock"))
         for byte in Client.greeting.dropLast() {
@@ -52,7 +53,7 @@ struct SocketAcceptorTests {
 
     @Test("connections made before accepting began are served")
     func backlog() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let socket = try socketAt(directory("kms.sock"))
         let clients = try (0..<20).map { _ in try Client(directory("kms.sock")) }
         for client in clients { client.sendPreface() }
@@ -64,7 +65,7 @@ struct SocketAcceptorTests {
 
     @Test("a client's half-close does not end the connection for us; the engine's close does")
     func halfClose() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let harness = try await listening(directory)
         let client = try Client(directory("kms.sock"))
         client.sendPreface()
@@ -78,7 +79,7 @@ struct SocketAcceptorTests {
 
     @Test("a connection that nobody takes is closed")
     func notTaken() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let recorder = Recorder()
         let acceptor = try SocketAcceptor(
             policy: PeerPolicy(), engine: FakeEngine(), observer: recorder,
@@ -100,7 +101,7 @@ struct SocketAcceptorTests {
             "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\0",
         ])
     func notHTTP2(_ text: String) async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let harness = try await listening(directory)
         let client = try Client(directory("kms.sock"))
         client.send(text.utf8)
@@ -112,7 +113,7 @@ struct SocketAcceptorTests {
 
     @Test("the fixed 24 bytes alone are no preface: without SETTINGS the handshake times out")
     func prefaceWithoutSettings() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let harness = try await listening(directory)
         let half = try Client(directory("kms.sock"))
         half.send(Preface.bytes)
@@ -126,7 +127,7 @@ struct SocketAcceptorTests {
 
     @Test("a silent connection ends when the handshake timeout is over, not before")
     func handshakeTimeout() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let harness = try await listening(directory)
         let silent = try Client(directory("kms.sock"))
         let half = try Client(directory("kms.sock"))
@@ -148,7 +149,7 @@ struct SocketAcceptorTests {
 
     @Test("neither silent nor dead connections fill the limit, and the silent are bounded")
     func nothingFills() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let harness = try await listening(directory, settings: .init(maxConnections: 2, maxPending: 4))
         let silent = try (0..<10).map { _ in try Client(directory("kms.sock")) }
         for _ in 0..<20 {  // each dies before the next comes
@@ -165,7 +166,7 @@ struct SocketAcceptorTests {
 
     @Test("one connection too many is refused if all speak; a place that becomes free is given again")
     func limit() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let harness = try await listening(directory, settings: .init(maxConnections: 2))
         let path = directory("kms.sock")
         let first = try Client(path)
@@ -194,7 +195,7 @@ struct SocketAcceptorTests {
         "connections that greet and then say nothing fill no place: the oldest goes, the one that speaks stays"
     )
     func muteFillNothing() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let harness = try await listening(directory, settings: .init(maxConnections: 3))
         let path = directory("kms.sock")
         let good = try Client(path)
@@ -221,7 +222,7 @@ struct SocketAcceptorTests {
 
     @Test("a connection that spoke gives its place up only after a long silence, the most silent one first")
     func idleGivesWay() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let harness = try await listening(directory, settings: .init(maxConnections: 2))
         let path = directory("kms.sock")
         let first = try Client(path)
@@ -248,7 +249,7 @@ struct SocketAcceptorTests {
 
     @Test("a peer that leaves before its preface is complete is no refusal", arguments: [0, 5])
     func abandoned(count: Int) async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let harness = try await listening(directory)
         do {
             let client = try Client(directory("kms.sock"))
@@ -267,7 +268,7 @@ struct SocketAcceptorTests {
 
     @Test("without descriptors accepting pauses instead of spinning, says so once, and goes on")
     func descriptorsRunOut() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         await #expect(processExitsWith: .success) { [path = directory("kms.sock") as String] in
             let harness = try Harness()
             try await harness.acceptor.accept(from: socketAt(path))
@@ -306,7 +307,7 @@ struct SocketAcceptorTests {
 
     @Test("a thousand connections leave no descriptor behind")
     func noLeak() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         await #expect(processExitsWith: .success) { [path = directory("kms.sock") as String] in
             let harness = try Harness()
             try await harness.acceptor.accept(from: socketAt(path))
@@ -347,7 +348,7 @@ struct SocketAcceptorTests {
         "another user is refused before the engine sees it, and the log shows the line to add",
         .enabled(if: geteuid() == 0))
     func strangerRefused() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let path = directory("kms.sock")
         let harness = try Harness()
         let permissions = try SocketPermissions(mode: 0o600, owner: 1234)
@@ -371,7 +372,7 @@ struct SocketAcceptorTests {
         "a listed group admits by effective and by supplementary group; so does the socket's own",
         .enabled(if: geteuid() == 0))
     func groupAdmits() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let path = directory("kms.sock")
         let acceptor = try SocketAcceptor(
             policy: PeerPolicy(gids: [5555]), engine: FakeEngine(),
@@ -460,7 +461,7 @@ struct SocketAcceptorTests {
 
     @Test("the drain frees the name at once: a successor binds it, and our close leaves it alone")
     func drain() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let path = directory("kms.sock")
         let harness = try await listening(directory)
         let served = try Client(path)
@@ -489,7 +490,7 @@ struct SocketAcceptorTests {
 
     @Test("an adopted socket keeps collecting connections for the successor")
     func adoptedDrain() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let path = directory("kms.sock")
         let keeper = try required(OwnedDescriptor(adopting: ksw_unix_socket()))
         try #require(unsafe ksw_unix_bind(keeper.number, path, path.utf8.count, 0) == 0)
@@ -514,7 +515,7 @@ struct SocketAcceptorTests {
 
     @Test("calls after the close neither hang nor trap, however many come at a time")
     func late() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let harness = try await listening(directory)
         let acceptor = harness.acceptor
         await withTaskGroup { group in  // the thread ends while jobs are coming in
@@ -544,7 +545,7 @@ struct SocketAcceptorTests {
 
     @Test("the connection that stalls the engine is cut, the others stay")
     func stalled() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let harness = try await listening(directory)
         let path = directory("kms.sock")
         let good = try Client(path)
@@ -595,7 +596,7 @@ struct SocketAcceptorTests {
 
     @Test("a process that floods again at once is kept out for a while, and told so once in the log")
     func barred() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let harness = try await listening(directory)
         let path = directory("kms.sock")
         let keeper = try Client(path)  // keeps the guard awake in between
@@ -628,7 +629,7 @@ struct SocketAcceptorTests {
 
     @Test("a peer that does not read its replies is cut once memory grows, one that reads late stays")
     func neverReads() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let harness = try await listening(directory)
         let path = directory("kms.sock")
         let slow = try Client(path)
@@ -660,7 +661,7 @@ struct SocketAcceptorTests {
 
     @Test("without connections, and without a suspicious one, the engine is asked nothing")
     func restsWhenIdle() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let harness = try await listening(directory)
         for _ in 0..<5 { await harness.advance(by: .milliseconds(100)) }
         #expect(harness.engine.postedProbes == 0)
@@ -681,7 +682,7 @@ struct SocketAcceptorTests {
 
     @Test("the acceptor's own thread acts when time is up, unasked")
     func realTime() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let recorder = Recorder()
         let acceptor = try SocketAcceptor(
             settings: .init(handshakeTimeout: .milliseconds(20)), policy: PeerPolicy(), engine: FakeEngine(),

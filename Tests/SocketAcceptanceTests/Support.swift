@@ -4,45 +4,10 @@ import CShims
 import Glibc
 import Logging
 import Synchronization
+import TestSupport
 import Testing
 
 @testable import SocketAcceptance
-
-/// A directory under /tmp (socket paths are short), removed with this object.
-final class TemporaryDirectory: Sendable {
-    let path: String
-
-    init(mode: mode_t = 0o711) throws {
-        var template = Array("/tmp/ksw-XXXXXX".utf8CString)
-        let made = unsafe template.withUnsafeMutableBufferPointer { buffer -> String? in
-            guard let start = buffer.baseAddress, let made = unsafe mkdtemp(start) else { return nil }
-            return unsafe String(cString: made)
-        }
-        path = try #require(made)
-        try #require(unsafe chmod(path, mode) == 0)
-    }
-
-    func callAsFunction(_ name: String) -> String { path + "/" + name }
-
-    deinit {
-        // Arguments outlive the call; the child is waited for.
-        unsafe "rm".withCString { rm in
-            unsafe "-rf".withCString { flags in
-                unsafe path.withCString { path in
-                    var arguments: [UnsafeMutablePointer<CChar>?] = unsafe [
-                        UnsafeMutablePointer(mutating: rm), UnsafeMutablePointer(mutating: flags),
-                        UnsafeMutablePointer(mutating: path), nil,
-                    ]
-                    var child: pid_t = 0
-                    guard unsafe posix_spawn(&child, "/bin/rm", nil, nil, &arguments, environ) == 0 else {
-                        return
-                    }
-                    _ = waitpid(child, nil, 0)
-                }
-            }
-        }
-    }
-}
 
 func exists(_ path: String) -> Bool { FileFacts(named: path, in: AT_FDCWD) != nil }
 
@@ -175,23 +140,6 @@ final class FakeEngine: EngineProgress {
     }
 
     var answeredProbes: UInt64 { state.withLock { $0.answered } }
-}
-
-/// Stands still unless told.
-final class ManualClock: Clock {
-    struct Instant: InstantProtocol {
-        let offset: Duration
-        func advanced(by duration: Duration) -> Instant { Instant(offset: offset + duration) }
-        func duration(to other: Instant) -> Duration { other.offset - offset }
-        static func < (left: Instant, right: Instant) -> Bool { left.offset < right.offset }
-    }
-
-    private let offset = Mutex(Duration.zero)
-
-    var now: Instant { Instant(offset: offset.withLock { $0 }) }
-    var minimumResolution: Duration { .nanoseconds(1) }
-    func advance(by duration: Duration) { offset.withLock { $0 += duration } }
-    func sleep(until deadline: Instant, tolerance: Duration?) async throws { throw CancellationError() }
 }
 
 /// Keeps log lines as "level message key=value ...".

@@ -6,9 +6,8 @@ of a server are open, and waits for a number of them.
 """
 
 import base64
-import datetime
-import ipaddress
 import os
+import pathlib
 import re
 import shutil
 import socket
@@ -20,17 +19,11 @@ import threading
 import h2.config
 import h2.connection
 import h2.events
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-# Other tests of the process that started this one may wait for the end of their pipes, which were inherited here.
-os.closerange(3, 65536)
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "Fakes"))
+from fake_certificates import HOUR, certificate, new_key, pem, write  # noqa: E402
 
 FOLDER = sys.argv[1]
-NOW = datetime.datetime.now(datetime.timezone.utc)
-HOUR = datetime.timedelta(hours=1)
 changed = threading.Condition()
 open_connections = {}
 accepted = {}
@@ -40,54 +33,28 @@ silent = [0]
 # --- certificates ---
 
 
-def name(text):
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def certificate(subject, issuer, key, signer, *, authority=False, valid=(-HOUR, HOUR)):
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name(subject))
-        .issuer_name(name(issuer))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW + valid[0])
-        .not_valid_after(NOW + valid[1])
-        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-    )
-    if not authority:
-        names = [x509.DNSName(subject)]
-        if subject == "kms.test":
-            names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    return builder.sign(signer, hashes.SHA256())
-
-
-def write(file, *certificates, key=None, password=None):
-    hidden = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    with open(f"{FOLDER}/{file}", "wb") as out:
-        if key:
-            out.write(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden))
-        for one in certificates:
-            out.write(one.public_bytes(serialization.Encoding.PEM))
-
-
 def make_certificates():
-    new = lambda: ec.generate_private_key(ec.SECP256R1())
-    authority, other, key = new(), new(), new()
-    write("ca.pem", certificate("test authority", "test authority", authority, authority, authority=True))
-    write("other-ca.pem", certificate("other authority", "other authority", other, other, authority=True))
-    issued = lambda subject, **more: certificate(subject, "test authority", key, authority, **more)
-    write("good.pem", issued("kms.test"), key=key)
-    write("wrong-host.pem", issued("other.test"), key=key)
-    write("expired.pem", issued("kms.test", valid=(-3 * HOUR, -HOUR)), key=key)
-    write("not-yet.pem", issued("kms.test", valid=(HOUR, 3 * HOUR)), key=key)
-    write("self-signed.pem", certificate("kms.test", "kms.test", key, key), key=key)
-    write("unknown.pem", certificate("kms.test", "other authority", key, other), key=key)
-    write("client.pem", issued("client.test"))
-    write("client.key", key=key)
-    write("encrypted.key", key=key, password=b"secret")
-    write("stranger.pem", certificate("client.test", "other authority", key, other))
+    authority, other, key = new_key(), new_key(), new_key()
+
+    def issued(subject, issuer="test authority", signer=authority, **more):
+        names = [subject, "127.0.0.1"] if subject == "kms.test" else [subject]
+        return certificate(subject, issuer, key, signer, names=names, **more)
+
+    for file, content in {
+        "ca.pem": [certificate("test authority", "test authority", authority, authority, names=())],
+        "other-ca.pem": [certificate("other authority", "other authority", other, other, names=())],
+        "good.pem": [key, issued("kms.test")],
+        "wrong-host.pem": [key, issued("other.test")],
+        "expired.pem": [key, issued("kms.test", valid=(-3 * HOUR, -HOUR))],
+        "not-yet.pem": [key, issued("kms.test", valid=(HOUR, 3 * HOUR))],
+        "self-signed.pem": [key, issued("kms.test", "kms.test", key)],
+        "unknown.pem": [key, issued("kms.test", "other authority", other)],
+        "client.pem": [issued("client.test")],
+        "client.key": [key],
+        "stranger.pem": [issued("client.test", "other authority", other)],
+    }.items():
+        write(f"{FOLDER}/{file}", pem(*content))
+    write(f"{FOLDER}/encrypted.key", pem(key, password=b"secret"))
 
 
 def tls(file="good.pem", *, alpn=("http/1.1",), mutual=False, old=False):

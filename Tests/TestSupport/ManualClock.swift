@@ -1,13 +1,9 @@
-import Synchronization
+private import Synchronization
 
-/// Time that passes when the test says so.
-final class ManualClock: Clock, Sendable {
-    struct Instant: InstantProtocol {
-        var offset: Duration
-        func advanced(by duration: Duration) -> Instant { Instant(offset: offset + duration) }
-        func duration(to other: Instant) -> Duration { other.offset - offset }
-        static func < (a: Instant, b: Instant) -> Bool { a.offset < b.offset }
-    }
+/// Time that passes when the test says so; who sleeps is woken by that, or by being cancelled.
+public final class ManualClock: Clock {
+    /// The instants that deadlines are made of.
+    public typealias Instant = ContinuousClock.Instant
 
     private struct Sleeper {
         let until: Instant
@@ -15,7 +11,7 @@ final class ManualClock: Clock, Sendable {
     }
 
     private struct State {
-        var now = Instant(offset: .zero)
+        var now = ContinuousClock.now
         var sleepers: [Int: Sleeper] = [:]
         var next = 0
         var watchers: [(count: Int, continuation: CheckedContinuation<Void, Never>)] = []
@@ -29,10 +25,16 @@ final class ManualClock: Clock, Sendable {
 
     private let state = Mutex(State())
 
-    var now: Instant { state.withLock { $0.now } }
-    var minimumResolution: Duration { .zero }
+    /// A clock that stands at the time of its making.
+    public init() {}
 
-    func sleep(until deadline: Instant, tolerance: Duration?) async throws {
+    /// The instant at which it stands.
+    public var now: Instant { state.withLock { $0.now } }
+    /// Any.
+    public var minimumResolution: Duration { .zero }
+
+    /// Waits until the test has let that much time pass.
+    public func sleep(until deadline: Instant, tolerance: Duration?) async throws {
         let ticket = state.withLock { state in
             state.next += 1
             return state.next
@@ -55,15 +57,16 @@ final class ManualClock: Clock, Sendable {
     }
 
     /// Time until the first sleeper wakes.
-    var untilNextWake: Duration {
+    public var untilNextWake: Duration {
         state.withLock { state in
-            state.sleepers.values.map { $0.until.offset - state.now.offset }.min() ?? .zero
+            state.sleepers.values.map { state.now.duration(to: $0.until) }.min() ?? .zero
         }
     }
 
-    func advance(by duration: Duration) {
+    /// Lets time pass.
+    public func advance(by duration: Duration) {
         let woken = state.withLock { state in
-            state.now = state.now.advanced(by: duration)
+            state.now += duration
             let due = state.sleepers.filter { $0.value.until <= state.now }
             for ticket in due.keys { state.sleepers[ticket] = nil }
             return due.values.map(\.continuation)
@@ -71,8 +74,8 @@ final class ManualClock: Clock, Sendable {
         for continuation in woken { continuation.resume() }
     }
 
-    /// Waits until so many tasks sleep on this clock.
-    func untilSleeping(_ count: Int = 1) async {
+    /// Waits until so many tasks sleep.
+    public func untilSleeping(_ count: Int = 1) async {
         await withCheckedContinuation { continuation in
             let isThere = state.withLock { state in
                 guard state.sleepers.count < count else { return true }

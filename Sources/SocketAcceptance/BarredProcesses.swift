@@ -74,7 +74,7 @@ struct BarredProcesses {
 
     /// A process was cut; returns for how long it is barred now, nil if only for a breath.
     mutating func cut(_ process: PeerProcess, at now: Duration) -> Duration? {
-        records = records.filter { $0.value.isWatched(at: now) }
+        forgetOutdated(at: now)
         guard var record = records[process] else {
             if records.count >= capacity,
                 let oldest = records.min(by: { $0.value.lastCut < $1.value.lastCut })
@@ -95,7 +95,14 @@ struct BarredProcesses {
     }
 
     /// Whether it may not connect now.
-    func isBarred(_ process: PeerProcess, at now: Duration) -> Bool {
-        records[process].map { now < $0.end } ?? false
+    mutating func isBarred(_ process: PeerProcess, at now: Duration) -> Bool {
+        forgetOutdated(at: now)
+        return records[process].map { now < $0.end } ?? false
+    }
+
+    /// Lets go of those whose next cut is a first one again, also where none comes: whoever connects is looked up while
+    /// there is a record.
+    private mutating func forgetOutdated(at now: Duration) {
+        records = records.filter { $0.value.isWatched(at: now) }
     }
 }

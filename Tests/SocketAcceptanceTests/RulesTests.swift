@@ -280,8 +280,8 @@ struct BarredProcessesTests {
         for hour in 0..<5 {
             let bar = rules.cut(flooder, at: .seconds(3600 * hour))
             #expect(bar == nil)
-            #expect(rules.isBarred(flooder, at: .seconds(3600 * hour)))
-            #expect(!rules.isBarred(flooder, at: .seconds(3600 * hour) + BarredProcesses.breath))
+            #expect(rules.isBarred(flooder, at: .seconds(3600 * hour)) == true)
+            #expect(rules.isBarred(flooder, at: .seconds(3600 * hour) + BarredProcesses.breath) == false)
         }
         var late = BarredProcesses()
         #expect(late.cut(flooder, at: .zero) == nil)
@@ -293,8 +293,19 @@ struct BarredProcessesTests {
         var rules = BarredProcesses()
         #expect(rules.cut(flooder, at: .zero) == nil)
         #expect(rules.cut(flooder, at: .seconds(10)) == .seconds(10))
-        #expect(rules.isBarred(flooder, at: .seconds(20) - .nanoseconds(1)))
-        #expect(!rules.isBarred(flooder, at: .seconds(20)))
+        #expect(rules.isBarred(flooder, at: .seconds(20) - .nanoseconds(1)) == true)
+        #expect(rules.isBarred(flooder, at: .seconds(20)) == false)
+    }
+
+    @Test("a record that counts for nothing any more is dropped by whoever connects next")
+    func forgotten() {
+        var rules = BarredProcesses()
+        _ = rules.cut(flooder, at: .zero)
+        let other = PeerProcess(uid: 0, pid: 8, start: 100)
+        #expect(rules.isBarred(other, at: BarredProcesses.window) == false)
+        #expect(!rules.isEmpty)
+        #expect(rules.isBarred(other, at: BarredProcesses.window + .nanoseconds(1)) == false)
+        #expect(rules.isEmpty)
     }
 
     @Test("who goes on after a bar is barred for twice as long at the next cut, up to a minute")
@@ -317,7 +328,7 @@ struct BarredProcessesTests {
         _ = rules.cut(flooder, at: .zero)
         _ = rules.cut(flooder, at: .seconds(1))
         #expect(rules.cut(flooder, at: .seconds(4)) == .seconds(7))
-        #expect(!rules.isBarred(flooder, at: .seconds(11)))
+        #expect(rules.isBarred(flooder, at: .seconds(11)) == false)
     }
 
     @Test(
@@ -329,8 +340,8 @@ struct BarredProcessesTests {
     func others(_ other: PeerProcess) {
         var rules = BarredProcesses()
         for _ in 0..<2 { _ = rules.cut(flooder, at: .zero) }
-        #expect(rules.isBarred(flooder, at: .seconds(1)))
-        #expect(!rules.isBarred(other, at: .seconds(1)))
+        #expect(rules.isBarred(flooder, at: .seconds(1)) == true)
+        #expect(rules.isBarred(other, at: .seconds(1)) == false)
         #expect(rules.cut(other, at: .seconds(1)) == nil)
     }
 

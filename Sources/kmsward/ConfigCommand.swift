@@ -22,7 +22,8 @@ struct ConfigCommand: ParsableCommand {
                 warnings; 78: broken.
                 """)
 
-        @Argument(help: ArgumentHelp("The file.", valueName: "file"), completion: .file())
+        @Argument(
+            help: ArgumentHelp("The file.", valueName: "file"), completion: .file(), transform: parsePath)
         var file: String
 
         @Flag(
@@ -46,7 +47,8 @@ struct ConfigCommand: ParsableCommand {
             commandName: "print",
             abstract: "Print the settings in force with a file, defaults included, no secrets.")
 
-        @Argument(help: ArgumentHelp("The file.", valueName: "file"), completion: .file())
+        @Argument(
+            help: ArgumentHelp("The file.", valueName: "file"), completion: .file(), transform: parsePath)
         var file: String
 
         func run() throws { print(try loadSettings(file).yaml(), terminator: "") }
@@ -62,10 +64,13 @@ struct ConfigCommand: ParsableCommand {
                 No secret is printed: the comment at the top says which files to make. A YAML file is taken as well.
                 """)
 
-        @Argument(help: ArgumentHelp("The file.", valueName: "file"), completion: .file())
+        @Argument(
+            help: ArgumentHelp("The file.", valueName: "file"), completion: .file(), transform: parsePath)
         var file: String
 
-        @Option(help: ArgumentHelp("Where the files with the secrets will be.", valueName: "directory"))
+        @Option(
+            help: ArgumentHelp("Where the files with the secrets will be.", valueName: "directory"),
+            transform: parsePath)
         var secretsDirectory = "/etc/kmsward"
 
         func run() throws {

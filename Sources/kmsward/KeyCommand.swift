@@ -14,7 +14,8 @@ struct KeyCommand: ParsableCommand {
 
     /// The file that a subcommand works on.
     struct FileOption: ParsableArguments {
-        @Option(help: ArgumentHelp("The key file.", valueName: "path"), completion: .file())
+        @Option(
+            help: ArgumentHelp("The key file.", valueName: "path"), completion: .file(), transform: parsePath)
         var file: String
     }
 

@@ -28,6 +28,12 @@ extension Kmsward {
     }
 }
 
+/// Reads a path of the command line; nothing is none, and must not come to mean the current directory.
+func parsePath(_ text: String) throws -> String {
+    guard !text.isEmpty else { throw ValidationError("the path is empty") }
+    return text
+}
+
 /// `kmsward version`.
 struct VersionCommand: ParsableCommand {
     static let configuration = CommandConfiguration(

@@ -33,7 +33,8 @@ struct Serve: AsyncParsableCommand {
 
     @Option(
         name: [.customShort("f"), .customLong("config")],
-        help: ArgumentHelp("The configuration file.", valueName: "file"), completion: .file())
+        help: ArgumentHelp("The configuration file.", valueName: "file"), completion: .file(),
+        transform: parsePath)
     var config: String?
 
     @Flag(help: "Serve with an embedded key, for development.")
@@ -41,8 +42,8 @@ struct Serve: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp("With --dev: where socket, key and state are.", valueName: "directory"),
-        completion: .directory)
-    var runDir: String = ".run"
+        completion: .directory, transform: parsePath)
+    var runDir = ".run"
 
     @Option(
         help: ArgumentHelp(

@@ -21,6 +21,10 @@ from daemon import BINARY, PATIENCE, KeyFile, command
         (["key", "activate", "--file", "f", "newest"], "a version looks like", "key activate"),
         (["key", "init", "--file", "f", "--suite", "rot13"], "aes-256-gcm", "key init"),
         (["config", "check", "a", "b"], "Unexpected argument 'b'", "config check"),
+        (["key", "add", "--file", ""], "the path is empty", "key add"),
+        (["serve", "--dev", "--run-dir", ""], "the path is empty", "serve"),
+        (["serve", "--config", ""], "the path is empty", "serve"),
+        (["config", "check", ""], "the path is empty", "config check"),
     ],
 )
 def test_wrong_usage_names_the_mistake_and_the_subcommand(arguments, said, usage):

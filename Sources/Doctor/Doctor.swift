@@ -116,7 +116,7 @@ public struct Doctor: Sendable {
                 add(
                     .problem, subject, "\(failure.code.name)\(said)",
                     failure.code == .deadlineExceeded
-                        ? "no answer within \(timeout): look at the plugin's log and at its backend's latency"
+                        ? "no answer within \(Doctor.text(timeout)): look at the plugin's log and at its backend's latency"
                         : "")
             }
         }
@@ -334,8 +334,10 @@ public struct Doctor: Sendable {
         }
     }
 
-    private static func text(_ duration: Duration) -> String {
+    /// `850 us`, `300 ms`, `3 s`: in the largest unit that serves a reader.
+    static func text(_ duration: Duration) -> String {
         let (seconds, attoseconds) = duration.components
+        if seconds > 0, attoseconds == 0 { return "\(seconds) s" }
         let microseconds = seconds * 1_000_000 + attoseconds / 1_000_000_000_000
         return microseconds < 10_000 ? "\(microseconds) us" : "\(microseconds / 1000) ms"
     }

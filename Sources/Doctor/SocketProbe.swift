@@ -44,7 +44,7 @@ struct SocketProbe {
                 unsafe Glibc.connect(fd, $0, socklen_t(length))
             }
         }
-        guard connected == 0 else { throw problem(errno, shown) }
+        guard connected == 0 else { throw problem(errno, shown, isAbstract: isAbstract) }
         var owner = Owner(pid: 0, uid: 0)
         var gid: gid_t = 0
         unsafe _ = ksw_peer_credentials(fd, &owner.pid, &owner.uid, &gid)
@@ -64,7 +64,7 @@ struct SocketProbe {
         guard unsafe poll(&waiting, 1, milliseconds) > 0 else {
             throw Problem(
                 detail:
-                    "pid \(owner.pid) listens on \(path) but said nothing within \(patience): DEADLINE_EXCEEDED "
+                    "pid \(owner.pid) listens on \(path) but said nothing within \(Doctor.text(patience)): DEADLINE_EXCEEDED "
                     + "is what the API server sees",
                 remedy: "look at that process's log; it may be hung, or have as many connections as it allows"
             )
@@ -106,8 +106,14 @@ struct SocketProbe {
             + "uid \(status.st_uid), gid \(status.st_gid)"
     }
 
-    private static func problem(_ code: Int32, _ path: String) -> Problem {
+    private static func problem(_ code: Int32, _ path: String, isAbstract: Bool) -> Problem {
         switch code {
+        case ECONNREFUSED where isAbstract:
+            Problem(
+                detail: "nobody listens on \(path): an abstract socket is there only while somebody does",
+                remedy:
+                    "start the plugin, in this network namespace, or give the name that its configuration has"
+            )
         case ENOENT:
             Problem(
                 detail: "there is no socket at \(path)",

@@ -37,7 +37,7 @@ struct StatusLine: Service {
         if !hasVerdict {
             logger.warning(
                 "ready without a verdict on the keys: the API server may start, and is told the cause",
-                metadata: [Names.LogKey.limit: "\(limit)"])
+                metadata: [Names.LogKey.limit: "\(limit.inSeconds)"])
         } else if ring.snapshot().contains(where: { $0.encrypts && $0.state != .active }) {
             logger.warning(
                 "ready, but the key that encrypts does not serve; the API server is told the cause")

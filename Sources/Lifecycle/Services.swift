@@ -31,7 +31,10 @@ struct Serving: Service {
         await SecondSignal.endsTheProcess()
         logger.info(
             "stopping: calls in flight may finish",
-            metadata: [Names.LogKey.callsInFlight: "\(server.callsInFlight)", Names.LogKey.limit: "\(grace)"])
+            metadata: [
+                Names.LogKey.callsInFlight: "\(server.callsInFlight)",
+                Names.LogKey.limit: "\(grace.inSeconds)",
+            ])
         await acceptor.stopAccepting()
         let begun = ContinuousClock.now
         await letPeersGo()

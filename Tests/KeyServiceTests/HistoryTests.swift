@@ -318,7 +318,7 @@ struct HistoryTests {
         let day = Int64(86_400)
         let outages: Set<Int64> = [20, 95, 96, 180, 181, 240, 241, 242, 330]
         let provider = FakeProvider()
-        let folders = (0..<3).map { _ in Folder() }
+        let folders = (0..<3).map { _ in TemporaryFolder() }
         var replicas: [Plugin] = []
         for folder in folders { replicas.append(await Plugin.started(provider, state: folder.path)) }
         var written: [EncryptReply] = []

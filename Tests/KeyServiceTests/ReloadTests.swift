@@ -73,7 +73,7 @@ struct ReloadTests {
         "a new key that does not work is refused with its reason, and nothing changes",
         arguments: [true, false], RemoteKMSError.Code.allCases)
     func refused(_ isFirst: Bool, _ code: RemoteKMSError.Code) async throws {
-        let folder = Folder()
+        let folder = TemporaryFolder()
         let (first, second) = (FakeProvider(), FakeProvider(identity: "key-2"))
         let plugin = await started([key("a", first)], state: folder.path)
         let before = try await plugin.encrypt([1, 2, 3])
@@ -108,7 +108,7 @@ struct ReloadTests {
 
     @Test("another first key encrypts at once under its own key_id, and the former one still opens")
     func anotherFirst() async throws {
-        let folder = Folder()
+        let folder = TemporaryFolder()
         let (first, second) = (FakeProvider(), FakeProvider(identity: "key-2"))
         let (a, b) = (key("a", first), key("b", second))
         let plugin = await started([a, b], state: folder.path)

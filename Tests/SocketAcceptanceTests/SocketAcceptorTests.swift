@@ -409,7 +409,7 @@ struct SocketAcceptorTests {
         "another policy goes for connections that are there too: who is not admitted any more is cut, others stay",
         .enabled(if: geteuid() == 0))
     func otherPolicy() async throws {
-        let directory = try TemporaryDirectory()
+        let directory = TemporaryFolder(mode: 0o711)
         let path = directory("kms.sock")
         let harness = try Harness(policy: PeerPolicy(uids: [1234]))
         let permissions = try SocketPermissions(mode: 0o600, owner: 1234)

@@ -137,7 +137,7 @@ public actor RemoteKMSClient {
         _ operation: ClientRecord.Operation, _ purpose: Purpose, by deadline: Deadline,
         _ work: @escaping Try<T>
     ) async throws(RemoteKMSError) -> T {
-        let isProbe = try admission()
+        let isProbe = try admission(by: deadline)
         do throws(RemoteKMSError) { try await enter(purpose, by: deadline) } catch {
             if isProbe { breaker.abandoned(at: clock.now) }
             throw error
@@ -153,8 +153,9 @@ public actor RemoteKMSClient {
     }
 
     /// Whether the breaker lets a call through; true if it is the one that finds out.
-    private func admission() throws(RemoteKMSError) -> Bool {
-        switch breaker.admit(at: clock.now) {
+    private func admission(by deadline: Deadline) throws(RemoteKMSError) -> Bool {
+        let now = clock.now
+        switch breaker.admit(at: now, budget: now.duration(to: deadline.instant)) {
         case .go: return false
         case .probe: return true
         case .refuse(let cause, let pause):
@@ -293,7 +294,8 @@ public actor RemoteKMSClient {
         case .failure(let error):
             switch error.code {
             case .unavailable, .deadlineExceeded, .malformedReply:
-                if breaker.failed(error, isProbe: isProbe, at: now, spread: 0.8 + 0.4 * random()) {
+                let spread = 0.8 + 0.4 * random()
+                if breaker.failed(error, budget: budget, isProbe: isProbe, at: now, spread: spread) {
                     record.decided(.openedBreaker)
                     record.breaker(isOpen: true)
                 }

@@ -3,6 +3,7 @@ import Testing
 @testable import RemoteKMS
 
 private let start = ContinuousClock.now
+private let budget = Duration.milliseconds(2_850)
 private func cause(_ number: Int = 0) -> RemoteKMSError { RemoteKMSError(.unavailable, "cause \(number)") }
 
 @Suite("Circuit breaker")
@@ -11,51 +12,75 @@ struct CircuitBreakerTests {
     func opens() {
         var breaker = CircuitBreaker(threshold: 3, firstPause: .seconds(1))
         for number in 1...2 {
-            #expect(breaker.admit(at: start) == .go)
-            let isOpened = breaker.failed(cause(number), isProbe: false, at: start, spread: 1)
+            #expect(breaker.admit(at: start, budget: budget) == .go)
+            let isOpened = breaker.failed(cause(number), budget: budget, isProbe: false, at: start, spread: 1)
             #expect(!isOpened)
         }
         breaker.answered()
         for number in 1...3 {
-            #expect(breaker.admit(at: start) == .go)
-            let isOpened = breaker.failed(cause(number), isProbe: false, at: start, spread: 1)
+            #expect(breaker.admit(at: start, budget: budget) == .go)
+            let isOpened = breaker.failed(cause(number), budget: budget, isProbe: false, at: start, spread: 1)
             #expect(isOpened == (number == 3))
         }
         #expect(!breaker.isClosed)
         #expect(
-            breaker.admit(at: start + .milliseconds(400)) == .refuse(cause(3), for: .milliseconds(600)))
+            breaker.admit(at: start + .milliseconds(400), budget: budget)
+                == .refuse(cause(3), for: .milliseconds(600)))
     }
 
     @Test("lets one call probe after the pause; a failed probe doubles the pause up to its limit")
     func probes() {
         var breaker = CircuitBreaker(threshold: 1, firstPause: .seconds(1), longestPause: .seconds(4))
         var now = start
-        _ = breaker.admit(at: now)
-        _ = breaker.failed(cause(), isProbe: false, at: now, spread: 1)
+        _ = breaker.admit(at: now, budget: budget)
+        _ = breaker.failed(cause(), budget: budget, isProbe: false, at: now, spread: 1)
         for pause in [1, 2, 4, 4] {
             now += .seconds(pause)
-            #expect(breaker.admit(at: now - .milliseconds(1)) == .refuse(cause(), for: .milliseconds(1)))
-            #expect(breaker.admit(at: now) == .probe)
-            #expect(breaker.admit(at: now) == .refuse(cause(), for: .zero), "one probe at a time")
+            #expect(
+                breaker.admit(at: now - .milliseconds(1), budget: budget)
+                    == .refuse(cause(), for: .milliseconds(1)))
+            #expect(breaker.admit(at: now, budget: budget) == .probe)
+            #expect(
+                breaker.admit(at: now, budget: budget) == .refuse(cause(), for: .zero), "one probe at a time")
             // A call from before the pause that ends late decides nothing.
-            let isOpened = breaker.failed(cause(), isProbe: false, at: now, spread: 1)
+            let isOpened = breaker.failed(cause(), budget: budget, isProbe: false, at: now, spread: 1)
             #expect(!isOpened)
-            _ = breaker.failed(cause(), isProbe: true, at: now, spread: 1)
+            _ = breaker.failed(cause(), budget: budget, isProbe: true, at: now, spread: 1)
         }
         now += .seconds(4)
-        #expect(breaker.admit(at: now) == .probe)
+        #expect(breaker.admit(at: now, budget: budget) == .probe)
         breaker.answered()
-        #expect(breaker.admit(at: now) == .go)
+        #expect(breaker.admit(at: now, budget: budget) == .go)
+    }
+
+    @Test("what was late for some is open to those with far more time, until it is late for them, too")
+    func lateness() {
+        let late = RemoteKMSError(.deadlineExceeded, "late")
+        var breaker = CircuitBreaker(threshold: 1)
+        _ = breaker.failed(late, budget: budget, isProbe: false, at: start, spread: 1)
+        #expect(breaker.admit(at: start, budget: budget + .seconds(1)) == .refuse(late, for: .seconds(1)))
+        #expect(breaker.admit(at: start, budget: .seconds(10)) == .go)
+        _ = breaker.failed(late, budget: .seconds(10), isProbe: false, at: start, spread: 1)
+        #expect(breaker.admit(at: start, budget: .seconds(10)) == .refuse(late, for: .seconds(1)))
+    }
+
+    @Test("what fails without waiting is closed to all, however much time they have")
+    func failuresThatAreNotLate() {
+        let late = RemoteKMSError(.deadlineExceeded, "late")
+        var breaker = CircuitBreaker(threshold: 2)
+        _ = breaker.failed(cause(), budget: budget, isProbe: false, at: start, spread: 1)
+        _ = breaker.failed(late, budget: budget, isProbe: false, at: start, spread: 1)
+        #expect(breaker.admit(at: start, budget: .seconds(60)) == .refuse(late, for: .seconds(1)))
     }
 
     @Test("a probe whose caller left leaves its place to the next call")
     func abandonedProbe() {
         var breaker = CircuitBreaker(threshold: 1)
-        _ = breaker.failed(cause(), isProbe: false, at: start, spread: 1)
+        _ = breaker.failed(cause(), budget: budget, isProbe: false, at: start, spread: 1)
         let later = start + .seconds(1)
-        #expect(breaker.admit(at: later) == .probe)
+        #expect(breaker.admit(at: later, budget: budget) == .probe)
         breaker.abandoned(at: later)
-        #expect(breaker.admit(at: later) == .probe)
+        #expect(breaker.admit(at: later, budget: budget) == .probe)
     }
 }
 

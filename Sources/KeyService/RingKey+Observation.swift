@@ -51,7 +51,6 @@ extension RingKey {
         let hadSecrets = state.withLock { state in
             defer {
                 state.active = nil
-                state.wipes += 1
                 state.observer.forgotten()
             }
             return state.active != nil

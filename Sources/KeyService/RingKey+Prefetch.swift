@@ -10,7 +10,7 @@ extension RingKey {
     /// Opens the remembered local KEKs, newest first, so that after a restart a LIST of everything does not wait for
     /// them one by one; ends when all were tried, or when cancelled.
     ///
-    /// Eight at a time and 50 a second: the backend has others to serve.
+    /// Eight at a time, and 50 a second after the first 64: the backend has others to serve.
     func prefetch<C: Clock>(clock: C, retryEvery: Duration) async where C.Duration == Duration {
         var rest = history.history.localKEKs
         guard !rest.isEmpty else { return }
@@ -24,18 +24,26 @@ extension RingKey {
             if await !isOpened(kek) { unopened.append(kek) }
         }
         rest = unopened
+        var opened = 0
         while !rest.isEmpty, !Task.isCancelled {
             let batch = rest.suffix(Self.prefetchBatch)
             let isAnswered = await withTaskGroup(of: Bool.self) { group in
                 for kek in batch { group.addTask { await self.open(kek) } }
                 return await group.reduce(true) { $0 && $1 }
             }
-            if isAnswered { rest.removeLast(batch.count) }
-            try? await clock.sleep(for: isAnswered ? Self.prefetchPause : retryEvery)
+            guard isAnswered else {
+                try? await clock.sleep(for: retryEvery)
+                continue
+            }
+            rest.removeLast(batch.count)
+            opened += batch.count
+            // An API server that starts with us asks at once.
+            if opened >= Self.prefetchBurst { try? await clock.sleep(for: Self.prefetchPause) }
         }
     }
 
     private static let prefetchBatch = 8
+    private static let prefetchBurst = 64
     private static let prefetchPause = Duration.milliseconds(160)
 
     /// Whether the backend has answered well enough for this key's work to be done, which comes first.
@@ -54,25 +62,32 @@ extension RingKey {
         return await cache.hit(digest.cacheKey) != nil
     }
 
-    /// Opens one remembered local KEK; false if the backend does not serve us now.
+    /// Opens one remembered local KEK, together with the requests that ask for it; false if the backend does not serve
+    /// us now.
     private func open(_ kek: RememberedKEK) async -> Bool {
         guard let keyID = try? KeyID(parsing: kek.keyID), let suite = Suite(rawValue: kek.suite),
             let digest = digest(of: kek)
         else { return true }
-        let wipes = state.withLock { $0.wipes }
-        do throws(RemoteKMSError) {
-            let key = try await unwrap(
-                [UInt8](kek.wrapped), keyID: keyID, suite: suite, deadline: .after(Self.callLimit))
-            guard state.withLock({ $0.wipes }) == wipes else { return false }
-            await keep(key, as: digest)
+        let wrapped = [UInt8](kek.wrapped)
+        do throws(CacheFailure) {
+            _ = try await cache.value(for: digest.cacheKey, in: scope) { budget throws(RemoteKMSError) in
+                UnwrappedKey(
+                    .localKEK(
+                        try await self.unwrap(
+                            wrapped, keyID: keyID, suite: suite, for: .cacheable, deadline: .after(budget))))
+            }
             return true
         } catch {
-            switch error.code {
-            case .deadlineExceeded, .unavailable, .throttled, .malformedReply, .unauthenticated,
-                .permissionDenied:
-                return false
-            // Of these bytes or this version: the others may open.
-            case .keyNotFound, .keyDisabled, .invalidCiphertext, .misconfigured: return true
+            switch error {
+            case .load(let error), .remembered(let error):
+                switch error.code {
+                case .deadlineExceeded, .unavailable, .throttled, .malformedReply, .unauthenticated,
+                    .permissionDenied:
+                    return false
+                // Of these bytes or this version: the others may open.
+                case .keyNotFound, .keyDisabled, .invalidCiphertext, .misconfigured: return true
+                }
+            case .revoked, .shutDown, .cancelled: return false
             }
         }
     }

@@ -39,8 +39,6 @@ final class RingKey: Sendable {
         var formerTroubles: [String: RemoteKMSError] = [:]
         /// Counts the probes of former versions, to take them in turn.
         var probes = 0
-        /// Counts the times that everything unwrapped was wiped.
-        var wipes = 0
         /// What was wrapped last to prove that it can be, and the result (`compatible`).
         var probe: (secret: SharedSecret, wrapped: [UInt8])?
     }

@@ -78,7 +78,7 @@ struct CallRate {
     mutating func answered() {
         guard interval > .zero else { return }
         pause = Self.firstPause
-        interval = interval * 0.95
+        interval = interval * 0.8
         if interval < Self.shortestInterval {
             interval = .zero
             nextTurn = nil

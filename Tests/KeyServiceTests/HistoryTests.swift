@@ -284,13 +284,13 @@ struct HistoryTests {
     }
 
     @Test(
-        "after a start the remembered local KEKs are opened, 8 at a time and 50 a second",
+        "after a start the remembered local KEKs are opened, 64 at once and then 50 a second",
         .timeLimit(.minutes(1)))
     func prefetch() async throws {
         let provider = FakeProvider()
         let plugin = await Plugin.started(provider, state: folder.path)
         var written: [EncryptReply] = []
-        for _ in 0..<20 {
+        for _ in 0..<76 {
             written.append(try await Plugin.started(FakeProvider()).encrypt(random(32)))
             #expect(try await plugin.decrypt(written[written.count - 1]).count == 32)
         }
@@ -299,14 +299,14 @@ struct HistoryTests {
         let restarted = Plugin(provider, state: folder.path)
         let before = provider.count(.unwrap)
         let watch = Task { await restarted.ring.run(clock: restarted.clock) }
-        for opened in [8, 16, 20] {
+        for opened in [64, 72, 76] {
             await restarted.clock.untilSleeping(2)
             #expect(provider.count(.unwrap) == before + 1 + opened)
             #expect(restarted.clock.untilNextWake == .milliseconds(160))
             restarted.clock.advance(by: .milliseconds(160))
         }
         for reply in written { #expect(try await restarted.decrypt(reply).count == 32) }
-        #expect(provider.count(.unwrap) == before + 21)
+        #expect(provider.count(.unwrap) == before + 77)
         watch.cancel()
         await watch.value
     }

@@ -54,6 +54,8 @@ class Machine:
         self.leader = None
         eventually(self._is_booted, "systemd has booted")
         assert self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip() in ("running", "degraded")
+        # Whatever this host's own daemon has there.
+        self.run("rm", "-rf", "/etc/kmsward", "/var/lib/kmsward")
 
     def _is_booted(self):
         assert self.process.poll() is None, (self.folder / "console").read_text()

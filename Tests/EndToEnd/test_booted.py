@@ -161,3 +161,21 @@ def test_it_runs_as_nobody_in_particular_and_says_so_in_fields(machine):
     # Native entries, and nothing from a library that nobody asked for.
     assert {entry["_TRANSPORT"] for entry in ours} == {"journal"}, ours
     assert [entry["MESSAGE"] for entry in ours if int(entry["PRIORITY"]) <= 4] == []
+
+
+def test_a_reload_takes_what_is_right_and_tells_what_is_wrong(machine):
+    serve(machine)
+    pid = machine.property("kmsward.service", "MainPID")
+    load = client(machine, "-timeout", "30s", "-n", "40000", "-c", "8", "load")
+    good = machine.run("cat", "/etc/kmsward/kmsward.yaml").stdout
+    said = lambda text: machine.journal("-u", "kmsward").count(text)  # noqa: E731
+    for times, level in enumerate(("debug", "info"), 1):
+        machine.write("/etc/kmsward/kmsward.yaml", good + f"log: {{level: {level}}}\n")
+        machine.run("systemctl", "reload", "kmsward.service")
+        eventually(lambda: said("the new configuration is in effect") == times, f"the level is {level}")  # noqa: B023
+    machine.write("/etc/kmsward/kmsward.yaml", good + "lg: {level: debug}\n")
+    machine.run("systemctl", "reload", "kmsward.service")
+    eventually(lambda: said("the new configuration is refused; the former one goes on") == 1, "the mistake is told")
+    out = result(load)
+    assert out["ok"] == 40_000 and out["failed"] == 0, out
+    assert machine.property("kmsward.service", "MainPID") == pid

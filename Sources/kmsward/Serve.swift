@@ -217,7 +217,7 @@ struct Serve: AsyncParsableCommand {
                         timeout: 3s
                     - identity: {}
 
-            Try it: kmsward doctor --socket \(socket)
+            Try it: \(CommandLine.arguments[0]) doctor --socket \(socket)
             Stop it: Ctrl-C
 
             """

@@ -229,7 +229,7 @@ import Testing
         limits.lines = 1 << 20
         limits.bytes = 1 << 30
         let output = try output(pipe.writer, limits: limits)
-        async let content = onThread { readAll(pipe.reader) }
+        let reading = Reader(pipe.reader)
         await withTaskGroup { group in
             for thread in 0..<8 {
                 group.addTask {
@@ -250,7 +250,7 @@ import Testing
         let isWritten = await onThread { output.close(within: .seconds(60)) }
         #expect(isWritten)
         close(pipe.writer)
-        let found = lines(await content)
+        let found = lines(await reading.content)
         close(pipe.reader)
         #expect(found.count == 800)
         #expect(
@@ -278,11 +278,11 @@ import Testing
         #expect(dropped >= 100 - 2 * limits.lines)
         #expect(await onThread { output.flush(within: .milliseconds(10)) } == false)
 
-        async let reading = onThread { readAll(pipe.reader) }
+        let reading = Reader(pipe.reader)
         #expect(await onThread { output.flush(within: .seconds(60)) })
         #expect(await onThread { output.close(within: .seconds(60)) })
         close(pipe.writer)
-        let found = lines(Array(await reading.dropFirst(filler)))
+        let found = lines(Array(await reading.content.dropFirst(filler)))
         close(pipe.reader)
         let kept = found.filter { $0.contains(" info line n=") }
         let lost = found.filter { $0.contains(" warning log lines were lost") }
@@ -346,10 +346,10 @@ import Testing
         let output = try output(pipe.writer)
         let logger = Logger(label: "test") { output.handler(label: $0) }
         for _ in 0..<100 { logger.info("\(String(repeating: "x", count: 5000))") }
-        async let reading = onThread { readAll(pipe.reader) }
+        let reading = Reader(pipe.reader)
         #expect(await onThread { output.close(within: .seconds(60)) })
         close(pipe.writer)
-        #expect(lines(await reading).count == 100)
+        #expect(lines(await reading.content).count == 100)
         close(pipe.reader)
     }
 

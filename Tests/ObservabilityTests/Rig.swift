@@ -25,6 +25,29 @@ func readAll(_ fd: Int32) -> [UInt8] {
     }
 }
 
+/// Reads to the end on a thread of its own, begun at once: a child task would wait for a turn in the pool.
+struct Reader {
+    private let result: AsyncStream<[UInt8]>
+
+    init(_ fd: Int32) {
+        let (result, sink) = AsyncStream<[UInt8]>.makeStream()
+        self.result = result
+        let thread = OwnedThread(name: "reader") {
+            sink.yield(readAll(fd))
+            sink.finish()
+        }
+        if let thread { thread.abandon() } else { fatalError("no thread") }
+    }
+
+    /// All that came; to be asked for once.
+    var content: [UInt8] {
+        get async {
+            for await content in result { return content }
+            return []
+        }
+    }
+}
+
 /// Writes everything, if the other side takes it.
 @discardableResult
 func writeAll(_ fd: Int32, _ bytes: [UInt8]) -> Bool {

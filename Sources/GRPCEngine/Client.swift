@@ -147,7 +147,10 @@ private import Synchronization
         }
         if calls.isEmpty { whenIdle.take()?.resume() }
         let code = StatusCode(rawValue: Int(unsafe storage.pointee.status.rawValue)) ?? .unknown
-        guard code == .ok else { throw CallFailure(code, unsafe String(received: storage.pointee.details)) }
+        guard code == .ok else {
+            let text = unsafe String(received: storage.pointee.details, atMost: Server.longestText)
+            throw CallFailure(code, text)
+        }
         guard let reply = unsafe storage.pointee.reply else {
             throw CallFailure(.internal, "\(path): the server sent status OK without a message")
         }

@@ -335,7 +335,7 @@ private import Synchronization
         unanswered.wrappingAdd(1, ordering: .relaxed)
 
         guard let method = slot.method else {
-            let path = unsafe String(received: slot.storage.pointee.details.method)
+            let path = unsafe String(received: slot.storage.pointee.details.method, atMost: 200)
             fail(slot, CallFailure(.unimplemented, "unknown method \(path)"))
             return
         }
@@ -412,22 +412,28 @@ private import Synchronization
         precondition(error == GRPC_CALL_OK, "cannot answer a call: call error \(error.rawValue)")
     }
 
-    /// One line of at most 2,000 bytes: grpc-message travels as a header, and peers limit those to 8 KiB in all.
+    /// Bytes of a status message, in and out.
+    static let longestText = 2_000
+
+    /// One line of at most `longestText`: grpc-message travels as a header, and peers limit those to 8 KiB in all.
     private static func oneLine(_ text: String) -> String {
         let utf8 = text.utf8
-        guard utf8.count > 2000 || utf8.contains(where: { $0 < 0x20 || $0 == 0x7F }) else { return text }
-        return String(decoding: utf8.prefix(2000).map { $0 < 0x20 || $0 == 0x7F ? 0x20 : $0 }, as: UTF8.self)
+        guard utf8.count > longestText || utf8.contains(where: { $0 < 0x20 || $0 == 0x7F }) else {
+            return text
+        }
+        return String(
+            decoding: utf8.prefix(longestText).map { $0 < 0x20 || $0 == 0x7F ? 0x20 : $0 }, as: UTF8.self)
     }
 }
 
 extension String {
-    /// Text that a peer sent, for a message: at most 200 bytes, anything but printable ASCII as `?`.
-    init(received slice: grpc_slice) {
+    /// Text that a peer sent, for a message: so many bytes at most, anything but printable ASCII as `?`.
+    init(received slice: grpc_slice, atMost limit: Int) {
         var slice = unsafe slice
         let bytes = unsafe UnsafeBufferPointer(
             start: ksw_slice_start(&slice), count: ksw_slice_length(&slice))
         self = unsafe String(
-            decoding: bytes.prefix(200).map { (0x20..<0x7F).contains($0) ? $0 : UInt8(ascii: "?") },
+            decoding: bytes.prefix(limit).map { (0x20..<0x7F).contains($0) ? $0 : UInt8(ascii: "?") },
             as: UTF8.self)
     }
 }

@@ -19,17 +19,21 @@ public struct ReloadReport: Sendable, Equatable {
     public var changes: String
     /// Options that differ from what runs and wait for a restart.
     public var waiting: [String]
-    /// Why it is refused, or what else is to be said of it, one line each.
-    public var remarks: [String]
+    /// Why it is refused, one line each; at least one then, and else none.
+    public var reasons: [String]
+    /// What else is to be said of it, one line each.
+    public var warnings: [String]
 
     /// A report.
     public init(
-        _ result: Result, changes: String = "", waiting: [String] = [], remarks: [String] = []
+        _ result: Result, changes: String = "", waiting: [String] = [], reasons: [String] = [],
+        warnings: [String] = []
     ) {
         self.result = result
         self.changes = changes
         self.waiting = waiting
-        self.remarks = remarks
+        self.reasons = reasons
+        self.warnings = warnings
     }
 }
 

@@ -43,12 +43,18 @@ where Hangups.Element: Sendable, Hangups.Failure == Never {
             let (events, sink) = AsyncStream<Event>.makeStream()
             await withDiscardingTaskGroup { group in
                 group.addTask { for await _ in hangups { sink.yield(.hangup) } }
-                group.addTask {
+                // From the end of one look to the next, however long a reload between them takes: two that follow each other
+                // at once would find the same half of a file.
+                @Sendable func look() async {
                     // Cancelled: the daemon ends.
-                    while (try? await clock.sleep(for: Self.interval)) != nil { sink.yield(.look) }
+                    if (try? await clock.sleep(for: Self.interval)) != nil { sink.yield(.look) }
                 }
+                group.addTask { await look() }
                 var watch = ContentWatch()
-                for await event in events { await act(on: event, &watch) }
+                for await event in events {
+                    await act(on: event, &watch)
+                    if event == .look { group.addTask { await look() } }
+                }
             }
         }
     }
@@ -67,20 +73,18 @@ where Hangups.Element: Sendable, Hangups.Failure == Never {
         // Cut short by the stop.
         guard !Task.isCancelled else { return }
         metrics.ended(report.result, at: epochSeconds())
+        tell(report.warnings, .warning)
         switch report.result {
         case .applied:
-            tell(report.remarks, .warning)
             logger.notice(
                 "the new configuration is in effect", metadata: [Names.LogKey.changes: "\(report.changes)"])
-        case .unchanged:
-            tell(report.remarks, .warning)
-            logger.info("the configuration is read again, and is as before")
+        case .unchanged: logger.info("the configuration is read again, and is as before")
         case .refused:
-            tell(report.remarks, .error)
+            tell(Array(report.reasons.dropFirst()), .error)
             logger.error(
                 "the new configuration is refused; the former one goes on",
                 metadata: [
-                    Names.LogKey.reason: "\(report.remarks.first ?? "")",
+                    Names.LogKey.reason: "\(report.reasons.first ?? "")",
                     Names.LogKey.remedy: "correct it; for one that was right too early, send SIGHUP",
                 ])
         }
@@ -90,6 +94,7 @@ where Hangups.Element: Sendable, Hangups.Failure == Never {
                 metadata: [Names.LogKey.changes: "\(report.waiting.joined(separator: ", "))"])
         }
     }
+
     private func tell(_ remarks: [String], _ level: Logger.Level) {
         for remark in remarks {
             logger.log(

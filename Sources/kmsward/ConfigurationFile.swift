@@ -52,14 +52,19 @@ actor ConfigurationFile: LiveConfiguration {
             let problems = settings.problems()
             guard problems.isEmpty else { throw ConfigurationError(warnings + problems) }
             return try await take(
-                running.changing(to: settings), daemon, remarks: warnings.map(\.description))
-        } catch { return ReloadReport(.refused, remarks: error.diagnostics.map(\.description)) }
+                running.changing(to: settings), daemon, warnings: warnings.map(\.description))
+        } catch {
+            return ReloadReport(
+                .refused,
+                reasons: error.diagnostics.filter { $0.severity == .error }.map(\.description),
+                warnings: error.diagnostics.filter { $0.severity != .error }.map(\.description))
+        }
     }
 
     func tidy() async { await backends.tidy() }
 
     private func take(
-        _ change: SettingsChange, _ daemon: RunningDaemon, remarks: [String]
+        _ change: SettingsChange, _ daemon: RunningDaemon, warnings: [String]
     ) async throws(ConfigurationError) -> ReloadReport {
         let settings = change.settings
         let (accounts, diagnostics) = settings.accounts()
@@ -84,7 +89,7 @@ actor ConfigurationFile: LiveConfiguration {
         running = settings
         return ReloadReport(
             effects.isEmpty ? .unchanged : .applied, changes: effects.joined(separator: "; "),
-            waiting: change.waiting, remarks: remarks)
+            waiting: change.waiting, warnings: warnings)
     }
 }
 

@@ -82,7 +82,7 @@ final class Loopback: Sendable {
     }
 }
 
-/// `/t.T/Echo` returns the message, `/t.T/Fail` fails, `/t.T/Park` waits at the gate and reports how that ended.
+/// `/t.T/Echo` returns the message, `/t.T/Fail` fails with a text as long as the request asks, `/t.T/Park` waits at the gate and reports how that ended.
 final class EchoHandler: CallHandler {
     static let methods: [Server.Method] = [
         .init(path: "/t.T/Echo"), .init(path: "/t.T/Fail"), .init(path: "/t.T/Park"),
@@ -106,7 +106,11 @@ final class EchoHandler: CallHandler {
                     }
                 }
             }
-        case 1: throw CallFailure(.failedPrecondition, "key primary: disabled since 10:00\tsay \"why\" – ü")
+        case 1:
+            // As often as the request has bytes.
+            let times = call.message.withBytes { $0.byteCount }
+            let text = "key primary: disabled since 10:00\tsay \"why\" – ü"
+            throw CallFailure(.failedPrecondition, Array(repeating: text, count: times).joined(separator: "; "))
         case 2:
             try await gate.wait()
             return ReplyBytes(count: 0) { _ in }

@@ -17,10 +17,15 @@ import Testing
     @Test("the status code and the one-line message of a failure reach the caller")
     func failure() async throws {
         try await withLoopback { loopback in
-            let failure = await loopback.failure(of: "/t.T/Fail")
+            let failure = await loopback.failure(of: "/t.T/Fail", [1])
             #expect(failure?.code == .failedPrecondition)
             // The client shows printable ASCII only; the rest is replaced, byte by byte.
             #expect(failure?.message.hasPrefix("key primary: disabled since 10:00 say \"why\"") == true)
+            // The remedy stands at the end.
+            let long = await loopback.failure(of: "/t.T/Fail", [UInt8](repeating: 0, count: 30))
+            #expect(long.map { (1_400...2_000).contains($0.message.utf8.count) } == true)
+            let tooLong = await loopback.failure(of: "/t.T/Fail", [UInt8](repeating: 0, count: 100))
+            #expect(tooLong?.message.utf8.count == 2_000)
         }
     }
 

@@ -36,7 +36,7 @@ public actor HealthMonitor {
     /// How the key is, as of the last probe; from memory.
     public nonisolated var health: KeyHealth { state.withLock { $0.health } }
 
-    /// Other limits hold from now on; longer ones let a key that has stopped go on until the next probe judges by them.
+    /// Other limits hold from now on; a key that has stopped because its time was over goes on if longer ones leave it some.
     public nonisolated func setLimits(_ limits: KeyHealth.Limits) {
         state.withLock { $0.health.setLimits(limits) }
     }

@@ -73,6 +73,9 @@ public struct KeyHealth: Sendable {
     private var isRefusedSince: Duration?
     /// Why nothing is written any more; nil while it is.
     public private(set) var stopped: RemoteKMSError?
+    /// Whether the service said so of the key or of its ciphertexts: no other limit undoes that, only a proof.
+    private var isStoppedForGood = false
+    private var last: (finding: Finding, at: Duration)?
     /// The trouble that was met last, the one that ends writing first.
     public private(set) var trouble: RemoteKMSError?
     /// How long writing goes on if the trouble lasts, as of the last observation; nil if it has no limit.
@@ -86,12 +89,15 @@ public struct KeyHealth: Sendable {
 
     init(_ limits: Limits) { self.limits = limits }
 
-    /// Other limits hold from now on; longer ones let a key that has stopped go on until the next observation judges by them.
+    /// Other limits hold from now on; a key that has stopped because its time was over goes on if, by them, it would not have
+    /// been over at the last observation.
     mutating func setLimits(_ limits: Limits) {
-        let isLonger =
-            limits.rideThrough > self.limits.rideThrough || limits.authGrace > self.limits.authGrace
         self.limits = limits
-        if isLonger { stopped = nil }
+        guard stopped != nil, !isStoppedForGood, let last else { return }
+        guard let nearest = nearest(last.finding, at: last.at), nearest.left > .zero else { return }
+        stopped = nil
+        trouble = nearest.error
+        writesStopIn = nearest.left
     }
 
     /// A local KEK was taken up at `now`, after its unwrap was proven.
@@ -117,6 +123,29 @@ public struct KeyHealth: Sendable {
             isRefusedSince = isRefusedSince ?? now
         }
 
+        last = (finding, now)
+        let nearest = nearest(finding, at: now)
+        if let nearest, nearest.left <= .zero {
+            stopped = nearest.error
+            isStoppedForGood =
+                isStoppedForGood || finding.denial != nil
+                || [finding.encryption, finding.proof].contains { $0?.code == .invalidCiphertext }
+        } else if finding.proof == nil && finding.encryption == nil {
+            // Once stopped, only proofs let it go on: not a change from one trouble to a milder one.
+            stopped = nil
+            isStoppedForGood = false
+        }
+        trouble = stopped ?? nearest?.error ?? finding.trouble
+        writesStopIn = stopped == nil ? nearest?.left : .zero
+        let isDenialConfirmed =
+            finding.denial != nil && isDeniedSince.map { now - $0 >= Self.denialConfirmedAfter } == true
+        mustForget = isDenialConfirmed || finding.proof != nil && now - lastProof >= limits.forgetAfter
+    }
+
+    /// What ends writing first if `finding`, made at `now`, lasts, and how long it leaves.
+    private func nearest(
+        _ finding: Finding, at now: Duration
+    ) -> (error: RemoteKMSError, left: Duration)? {
         var bounds: [(error: RemoteKMSError, left: Duration)] = []
         if let denial = finding.denial { bounds.append((denial, .zero)) }
         if let proof = finding.proof {
@@ -128,18 +157,7 @@ public struct KeyHealth: Sendable {
         if let look = finding.look, let since = isMisconfiguredSince {
             bounds.append((look, limits.authGrace - (now - since)))
         }
-        let nearest = bounds.min { $0.left < $1.left }
-        if let nearest, nearest.left <= .zero {
-            stopped = nearest.error
-        } else if finding.proof == nil && finding.encryption == nil {
-            // Once stopped, only proofs let it go on: not a change from one trouble to a milder one.
-            stopped = nil
-        }
-        trouble = stopped ?? nearest?.error ?? finding.trouble
-        writesStopIn = stopped == nil ? nearest?.left : .zero
-        let isDenialConfirmed =
-            finding.denial != nil && isDeniedSince.map { now - $0 >= Self.denialConfirmedAfter } == true
-        mustForget = isDenialConfirmed || finding.proof != nil && now - lastProof >= limits.forgetAfter
+        return bounds.min { $0.left < $1.left }
     }
 
     /// How long writing goes on from `now` while proofs fail with `code`.

@@ -137,4 +137,34 @@ struct KeyHealthTests {
         health.observed(denied, at: .seconds(220))
         #expect(!health.mustForget, "the first time anew")
     }
+
+    @Test(
+        "longer limits let go on what ran out of time, not what the service calls disabled or unreadable",
+        arguments: RemoteKMSError.Code.allCases)
+    func longerLimits(_ code: RemoteKMSError.Code) {
+        var health = health()
+        health.observed(.init(proof: error(code)), at: .seconds(100))
+        health.observed(.init(proof: error(code)), at: .seconds(100 + 86_400))
+        #expect(health.stopped == error(code))
+        health.setLimits(.init(rideThrough: .seconds(2 * 86_400), authGrace: .seconds(2 * 86_400)))
+        let isForGood = code == .keyDisabled || code == .invalidCiphertext
+        #expect(health.stopped == (isForGood ? error(code) : nil))
+        #expect(health.writesStopIn == (isForGood ? .zero : .seconds(86_400)))
+
+        // What is met later, and by itself only takes time, hides it not.
+        health.observed(.init(proof: error(.unavailable)), at: .seconds(100 + 3 * 86_400))
+        health.setLimits(.init(rideThrough: .seconds(9 * 86_400), authGrace: .seconds(900)))
+        #expect((health.stopped != nil) == isForGood)
+        health.observed(.init(), at: .seconds(130 + 3 * 86_400))
+        #expect(health.stopped == nil)
+    }
+
+    @Test("limits that are not long enough for the last finding let nothing go on")
+    func stillTooShort() {
+        var health = health()
+        health.observed(.init(proof: error(.permissionDenied)), at: .seconds(100))
+        health.observed(.init(proof: error(.permissionDenied)), at: .seconds(1_000))
+        health.setLimits(.init(rideThrough: .seconds(2 * 86_400), authGrace: .seconds(900)))
+        #expect(health.stopped == error(.permissionDenied))
+    }
 }

@@ -27,6 +27,14 @@ extension Schema {
         Option(
             "jdcloud.token_encoding", \.jdcloud.tokenEncoding, .choice, "How session tokens are sent."),
         Option(
+            "jdcloud.version", \.jdcloud.version, .choice,
+            """
+            `observed`: the key's state and version are read, which needs the permissions `describeKey` and \
+            `describeKeyDetail`; a rotation gives a new key_id. `static`: neither is read, so `encrypt` and `decrypt` are \
+            enough; rotations are not noticed, and that the key is disabled shows by failing calls alone. A change gives a \
+            new key_id once, like a rotation; back again needs another `epoch` as well.
+            """),
+        Option(
             "jdcloud.ca_file", \.jdcloud.caFile, .optional(.path),
             "A PEM file with the only authorities to trust; the system's when left out."),
         Option(

@@ -38,6 +38,12 @@ extension Settings {
             case base64, raw
         }
 
+        /// Whether the key's version is read.
+        public enum VersionSource: String, Sendable, CaseIterable {
+            // swift-format-ignore: AllPublicDeclarationsHaveDocumentation
+            case observed, `static`
+        }
+
         /// The key's identifier.
         public var keyID = ""
         /// Tells apart keys of one identifier in different clouds.
@@ -54,6 +60,8 @@ extension Settings {
         public var signature = Signature.v2
         /// How session tokens are sent.
         public var tokenEncoding = TokenEncoding.base64
+        /// Whether the key's version is read.
+        public var version = VersionSource.observed
         /// The only authorities to trust; nil for the system's.
         public var caFile: String?
         /// `environment`, `none` or a URL.

@@ -13,7 +13,8 @@ extension Settings.JDCloudProvider {
             JDCloudSettings(
                 keyID: keyID, realm: realm, endpoint: url, region: region,
                 signature: signature == .v2 ? .v2 : .v3,
-                sendsRawTokens: tokenEncoding == .raw, credentials: credentials.source(sts: stsURL)),
+                sendsRawTokens: tokenEncoding == .raw, observesVersion: version == .observed,
+                credentials: credentials.source(sts: stsURL)),
             transport: transport)
     }
 

@@ -45,6 +45,10 @@ struct JDCloudTests {
                 "f:6:14: error: keys[0].jdcloud.proxy: expected environment, none, or http://HOST:PORT, found "
                     + "\"http://u:p@h:1\"; give a proxy with a password in the environment"
             ),
+            (
+                "version: latest",
+                "f:6:16: error: keys[0].jdcloud.version: expected observed or static, found \"latest\""
+            ),
             ("realms: x", "f:6:7: error: keys[0].jdcloud.realms: unknown option; did you mean realm?"),
         ])
     func mistakes(_ line: String, _ expected: String) {
@@ -77,6 +81,13 @@ struct JDCloudTests {
             #expect(line.contains("credentials.\(option): "), "\(line)")
         }
         #expect(!found.joined().contains("two words"))
+    }
+
+    @Test("the version is read unless the file says that it may not be")
+    func version() throws {
+        #expect(try settings(block).keys[0].jdcloud.version == .observed)
+        let fixed = block.replacing("      credentials", with: "      version: static\n      credentials")
+        #expect(try settings(fixed).keys[0].jdcloud.version == .static)
     }
 
     @Test("one key cannot be two, unless a realm tells them apart")

@@ -120,6 +120,68 @@ def test_credentials_in_files_are_read_again(on_jdcloud, fake, folder):
     assert one.process.poll() is None
 
 
+def pair(folder, access_key):
+    (folder / "ak").write_text(access_key)
+    (folder / "sk").write_text("TESTSK" + access_key.lower())
+
+
+def test_an_access_key_that_was_enough_for_the_old_plugin_is_enough_when_it_is_said(prepare, folder, fake):
+    """`encrypt` and `decrypt` alone: refused with the permissions that are missing, and the option that does without."""
+    block = {
+        "key_id": KEY,
+        "endpoint": fake.https_url.removeprefix("https://"),
+        "ca_file": fake.ca,
+        "credentials": {
+            "source": "files", "access_key_file": str(folder / "ak"), "secret_key_file": str(folder / "sk")
+        },
+    }  # fmt: skip
+    pair(folder, "TESTAKNODESCRIBE")
+    observing = prepare(name="observing", keys=[{"name": "primary", "jdcloud": block}])
+    observing.launch()
+    remedy = "describeKey and describeKeyDetail of the key in IAM, or set version: static"
+    eventually(lambda: remedy in observing.log(), "the remedy in the log")
+    with observing.kms() as kms, pytest.raises(grpc.RpcError) as refused:
+        kms.status()
+    assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED and remedy in refused.value.details()
+    observing.terminate()
+
+    def described():
+        return sum(entry["operation"].startswith("describe") for entry in fake.log())
+
+    asked = described()
+    assert asked > 0
+    block["version"] = "static"
+    for form in ("envelope", "compatible"):
+        key = {"name": "primary", "jdcloud": block, "write_format": form}
+        static = prepare(name=form, keys=[key]).start()
+        dek = bytes(range(32))
+        with static.kms() as kms:
+            key_id = kms.status().key_id
+            assert kms.v1_decrypt(kms.v1_encrypt(dek)) == dek
+            assert kms.open(kms.encrypt(dek)) == dek
+            fake.key(KEY, "rotate")
+            before = fake.calls("encrypt")
+            eventually(lambda: fake.calls("encrypt") >= before + 2, "two more proofs")
+            assert (kms.status().healthz, kms.status().key_id) == ("ok", key_id)
+        static.stop()
+    assert described() == asked
+
+
+def test_a_new_pair_that_may_not_decrypt_is_given_up_for_the_former_one(on_jdcloud, folder, fake):
+    one = on_jdcloud(key={"write_format": "compatible"})
+    warning = "new credentials are refused, and the former ones go on"
+    with one.kms() as kms:
+        before = kms.encrypt(b"0123456789abcdef")
+        pair(folder, "TESTAKENCRYPTONLY")
+        eventually(lambda: warning in one.log(), "the warning")
+        seen = fake.calls("decrypt", "ok")
+        eventually(lambda: fake.calls("decrypt", "ok") >= seen + 3, "three more proofs")
+        assert kms.open(before) == b"0123456789abcdef"
+        assert kms.open(kms.encrypt(b"fedcba9876543210")) == b"fedcba9876543210"
+        assert kms.status().healthz == "ok"
+    assert one.log().count(warning) == 1
+
+
 def test_the_plugins_file_is_converted(folder, fake):
     seed = folder / "jdcloud-kms-plugin.json"
     seed.write_text(

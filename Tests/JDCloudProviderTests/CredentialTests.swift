@@ -128,9 +128,9 @@ struct CredentialTests {
         for name in ["a", "b", "b", "c"] { source.next(name, lifetime: .seconds(3600)) }
         let (keeper, deadline) = (keeper(), deadline)
         let first = try await keeper.credentials(by: deadline)
-        #expect(!first.isProven && !first.isOnTrial)
-        await keeper.accepted(first.generation)
-        #expect(try await keeper.credentials(by: deadline).isProven)
+        #expect(first.taken.isEmpty && !first.isOnTrial)
+        await keeper.accepted(first.generation, for: .encrypt)
+        #expect(try await keeper.credentials(by: deadline).taken == [.encrypt])
 
         // Renewed ahead of the end.
         clock.advance(by: .seconds(3001))
@@ -142,7 +142,7 @@ struct CredentialTests {
         #expect(await keeper.reservation == nil)
         for _ in 0..<3 { #expect(await keeper.renew(after: second.generation, refused, by: deadline)) }
         let third = try await keeper.credentials(by: deadline)
-        #expect(third.credentials.accessKey == "a" && third.isProven && !third.isOnTrial)
+        #expect(third.credentials.accessKey == "a" && third.taken == [.encrypt] && !third.isOnTrial)
         #expect(
             await keeper.reservation?.description
                 == "new credentials are refused, and the former ones go on: it says no: give both halves of a pair that the service takes"
@@ -152,7 +152,9 @@ struct CredentialTests {
         #expect(await keeper.renew(after: third.generation, refused, by: deadline))
         let fourth = try await keeper.credentials(by: deadline)
         #expect(fourth.credentials.accessKey == "b")
-        await keeper.accepted(fourth.generation)
+        await keeper.accepted(fourth.generation, for: .describeKey)
+        #expect(await keeper.reservation != nil)
+        await keeper.accepted(fourth.generation, for: .encrypt)
         #expect(await keeper.reservation == nil)
         #expect(source.fetches == 3)
     }

@@ -114,12 +114,13 @@ final class Fake: Sendable {
     func provider(
         _ keyID: String, endpoint: String? = nil, region: String = "jdcloud-api",
         signature: JDCloudSettings.Signature = .v2, sendsRawTokens: Bool = false,
+        observesVersion: Bool = true,
         credentials: CredentialSettings = Fake.credentials, clock: any DeadlineClock = ContinuousClock(),
         systemTime: @escaping @Sendable () -> Int64 = SkewedClock.system
     ) throws -> JDCloudProvider {
         let settings = JDCloudSettings(
             keyID: keyID, endpoint: endpoint ?? facts.http, region: region, signature: signature,
-            sendsRawTokens: sendsRawTokens, credentials: credentials)
+            sendsRawTokens: sendsRawTokens, observesVersion: observesVersion, credentials: credentials)
         return try JDCloudProvider(settings, transport: transport, clock: clock, systemTime: systemTime)
     }
 }

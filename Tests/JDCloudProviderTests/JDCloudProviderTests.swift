@@ -2,6 +2,7 @@ import HTTPTransport
 import ProviderConformance
 import RemoteKMS
 import SecureMemory
+import TestSupport
 import Testing
 
 @testable import JDCloudProvider
@@ -222,6 +223,81 @@ extension WithFake {
             ]
             let expected: [RemoteKMSError.Code?] = allowed.map { $0 ? nil : .permissionDenied }
             #expect(codes == expected)
+        }
+
+        @Test("an access key that may not describe is told which permissions it lacks, and the way without")
+        func noDescribe() async throws {
+            let fake = try await Fake.fresh()
+            let key = try await fake.newKey()
+            let half = CredentialSettings.given(
+                accessKey: "TESTAKNODESCRIBE", secretKey: SharedSecret(secret("TESTSKtestaknodescribe")))
+            let observing = try fake.provider(key, credentials: half)
+            let error = try #require(
+                await failure { () throws(RemoteKMSError) in _ = try await observing.describe(patient) })
+            for word in ["describeKey and", "describeKeyDetail", "version: static"] {
+                #expect(error.remedy.contains(word), "\(error)")
+            }
+
+            let before = try await fake.calls("describeKey")
+            let provider = try fake.provider(key, observesVersion: false, credentials: half)
+            let description = try await provider.describe(patient)
+            #expect(
+                description == KeyDescription(identity: key, version: "static", versionCreatedAt: ""))
+            try await fake.control("POST", "/keys/\(key)/rotate")
+            #expect(try await provider.describe(patient) == description)
+            #expect(try await fake.calls("describeKey") == before)
+            try await #expect(provider.opens(provider.wrap(dek), dek))
+
+            // Whether the key is enabled cannot be asked: it is not said that it is.
+            let wrapped = try await provider.wrap(dek)
+            try await fake.set(#""key_state_error":{"code":400,"status":"NO"}"#)
+            try await fake.control("POST", "/keys/\(key)/disable")
+            let refused = await failure { () throws(RemoteKMSError) in
+                _ = try await provider.opens(wrapped, dek)
+            }
+            #expect(refused?.remedy.hasPrefix("see that the key is enabled") == true)
+        }
+
+        @Test(
+            "a new pair that may do half is given up for the former one, whatever it did before, and that is said",
+            arguments: ["TESTAKENCRYPTONLY", "TESTAKDECRYPTONLY", "TESTAKNODESCRIBE", "TESTAKNOTHING"],
+            [true, false])
+        func trial(_ accessKey: String, _ observesVersion: Bool) async throws {
+            let fake = try await Fake.fresh()
+            let folder = TemporaryFolder()
+            folder.write("TESTAK0123456789", to: "ak")
+            folder.write("TESTSKabcdefghijklmnop", to: "sk")
+            let provider = try fake.provider(
+                try await fake.newKey(), observesVersion: observesVersion,
+                credentials: .files(CredentialFiles(accessKey: folder("ak"), secretKey: folder("sk"))))
+            /// What a key that writes and reads is asked for, each with the one other try that a caller makes.
+            func round() async throws {
+                func twice<T>(_ body: () async throws(RemoteKMSError) -> T) async throws -> T {
+                    do throws(RemoteKMSError) { return try await body() } catch {
+                        #expect(await provider.recover(from: error, deadline: patient.deadline), "\(error)")
+                        return try await body()
+                    }
+                }
+                _ = try await twice { () throws(RemoteKMSError) in try await provider.describe(patient) }
+                let wrapped = try await twice { () throws(RemoteKMSError) in try await provider.wrap(dek) }
+                #expect(
+                    try await twice { () throws(RemoteKMSError) in try await provider.opens(wrapped, dek) })
+            }
+            try await round()
+            folder.write(accessKey, to: "ak")
+            folder.write("TESTSK" + accessKey.lowercased(), to: "sk")
+            try await round()
+            let isEnough = accessKey == "TESTAKNODESCRIBE" && !observesVersion
+            for _ in 0..<2 {
+                let reservation = await provider.facts.reservation
+                #expect((reservation == nil) == isEnough, "\(reservation?.description ?? "")")
+                try await round()
+            }
+
+            folder.write("TESTAK0123456789", to: "ak")
+            folder.write("TESTSKabcdefghijklmnop", to: "sk")
+            try await round()
+            #expect(await provider.facts.reservation == nil)
         }
 
         @Test(

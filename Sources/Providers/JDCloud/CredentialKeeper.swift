@@ -1,5 +1,17 @@
 internal import RemoteKMS
 
+/// What the service is asked for, by its own names.
+enum Operation: String, Sendable {
+    case describeKey = "DescribeKey"
+    case describeKeyDetail = "DescribeKeyDetail"
+    case encrypt = "Encrypt"
+    case decrypt = "Decrypt"
+    case assumeRole = "AssumeRole"
+
+    /// Whether it only asks about the key.
+    var describes: Bool { self == .describeKey || self == .describeKeyDetail }
+}
+
 /// Holds the credentials in use and renews them: ahead of their end, when their source changes, and when they are refused.
 ///
 /// One fetch at a time, whoever waits for it. While the old ones serve nobody waits; a fetch that fails leaves them in use,
@@ -9,9 +21,9 @@ actor CredentialKeeper {
     struct Numbered: Sendable {
         let credentials: Credentials
         var generation: Int
-        /// The service has taken a request that was signed with them.
-        var isProven = false
-        /// They are new, and others served before.
+        /// What the service has taken that was signed with them.
+        var taken: Set<Operation> = []
+        /// They are new, and others that served before still could.
         var isOnTrial = false
     }
 
@@ -61,11 +73,18 @@ actor CredentialKeeper {
     }
 
     /// The service took a request that was signed with those of `generation`.
-    func accepted(_ generation: Int) {
-        guard current?.numbered.generation == generation else { return }
-        current?.numbered.isProven = true
-        current?.numbered.isOnTrial = false
-        former = nil
+    ///
+    /// New ones are seen to when they were taken for all that the former were, for one half of the permissions is lost as
+    /// easily as all of them; and for Encrypt and Decrypt where the former were only asked about the key.
+    func accepted(_ generation: Int, for operation: Operation) {
+        guard var current, current.numbered.generation == generation else { return }
+        current.numbered.taken.insert(operation)
+        self.current = current
+        guard let former else { return }
+        var needed = former.numbered.taken
+        if needed.allSatisfy(\.describes) { needed.formUnion([.encrypt, .decrypt]) }
+        guard current.numbered.taken.isSuperset(of: needed) else { return }
+        self.former = nil
         rejection = nil
     }
 
@@ -99,7 +118,12 @@ actor CredentialKeeper {
             remedy: failure.error.remedy)
     }
 
-    private func usable() -> Numbered? { current.flatMap { isUsable($0) ? $0.numbered : nil } }
+    private func usable() -> Numbered? {
+        guard let current, isUsable(current) else { return nil }
+        var numbered = current.numbered
+        numbered.isOnTrial = former.map(isUsable) ?? false
+        return numbered
+    }
 
     private func isUsable(_ one: Current) -> Bool {
         one.endsAt.map { clock.now.duration(to: $0) >= Self.margin } ?? true
@@ -136,11 +160,11 @@ actor CredentialKeeper {
                 // The same once more are no reason for another try.
                 numbered = current.numbered
                 rejection = nil
-            } else if current.numbered.isProven {
+            } else if former.map(isUsable) != true, !current.numbered.taken.isEmpty {
+                // Those that are on trial themselves do not take the place of those that served.
                 former = current
             }
         }
-        numbered.isOnTrial = !numbered.isProven && former != nil
         current = Current(
             numbered: numbered,
             renewAt: fetched.lifetime.map { now + $0 - min(.seconds(600), $0 / 4) },

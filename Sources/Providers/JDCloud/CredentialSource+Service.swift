@@ -13,7 +13,9 @@ struct AssumedRoleCredentials: CredentialSource {
         let numbered = try await own.credentials(by: deadline)
         do throws(Gateway.Failure) {
             let fetched = try await assume(signedWith: numbered.credentials, by: deadline)
-            if !numbered.isProven { await own.accepted(numbered.generation) }
+            if !numbered.taken.contains(.assumeRole) {
+                await own.accepted(numbered.generation, for: .assumeRole)
+            }
             return fetched
         } catch {
             guard case .refused(let refusal) = error else { throw Self.described(error, gateway) }
@@ -22,10 +24,10 @@ struct AssumedRoleCredentials: CredentialSource {
             case .clock(let serverTime?):
                 gateway.clock.set(gateway.clock.offset(toReach: serverTime))
             case .credentials:
-                let described = Self.described(error, gateway)
-                guard await own.renew(after: numbered.generation, described, by: deadline) else {
-                    throw described
-                }
+                try await renew(after: numbered, Self.described(error, gateway), by: deadline)
+            // Others that served before may be allowed what these are not.
+            case .permission where numbered.isOnTrial:
+                try await renew(after: numbered, Self.described(error, gateway), by: deadline)
             case .clock, .permission, .absent, .rate, .trouble, .between, .request:
                 throw Self.described(error, gateway)
             }
@@ -36,6 +38,12 @@ struct AssumedRoleCredentials: CredentialSource {
         } catch {
             throw Self.described(error, gateway)
         }
+    }
+
+    private func renew(
+        after numbered: CredentialKeeper.Numbered, _ error: RemoteKMSError, by deadline: Deadline
+    ) async throws(RemoteKMSError) {
+        guard await own.renew(after: numbered.generation, error, by: deadline) else { throw error }
     }
 
     private func assume(
@@ -49,7 +57,8 @@ struct AssumedRoleCredentials: CredentialSource {
             """
         // Bytes of UInt8 have no padding.
         let call = Gateway.Call(
-            what: "AssumeRole of \(role.jrn)", method: "POST", path: "/v1/sessionToken:assumeRole",
+            what: "\(Operation.assumeRole.rawValue) of \(role.jrn)", method: "POST",
+            path: "/v1/sessionToken:assumeRole",
             body: unsafe SecretBytes(copying: Array(body.utf8).span.bytes))
         let credentials = try await gateway.perform(
             call, signedWith: credentials, attempt: Attempt(deadline: deadline)

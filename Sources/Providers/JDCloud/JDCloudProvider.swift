@@ -28,6 +28,8 @@ public struct JDCloudSettings: Sendable {
     public var signature: Signature
     /// Whether session tokens are sent as they are, not in base64.
     public var sendsRawTokens: Bool
+    /// Whether the version is read; if not, `static` stands for it, and rotations are not noticed.
+    public var observesVersion: Bool
     /// Where the credentials come from.
     public var credentials: CredentialSettings
 
@@ -35,7 +37,7 @@ public struct JDCloudSettings: Sendable {
     public init(
         keyID: String, realm: String = "", endpoint: String, region: String = "jdcloud-api",
         signature: Signature = .v2,
-        sendsRawTokens: Bool = false, credentials: CredentialSettings
+        sendsRawTokens: Bool = false, observesVersion: Bool = true, credentials: CredentialSettings
     ) {
         self.keyID = keyID
         self.realm = realm
@@ -43,6 +45,7 @@ public struct JDCloudSettings: Sendable {
         self.region = region
         self.signature = signature
         self.sendsRawTokens = sendsRawTokens
+        self.observesVersion = observesVersion
         self.credentials = credentials
     }
 }
@@ -57,6 +60,7 @@ public final class JDCloudProvider: Provider {
 
     private let keyID: String
     private let identity: String
+    private let observesVersion: Bool
     private let gateway: Gateway
     private let keeper: CredentialKeeper
     private let refusals = Mutex<[(summary: String, remedy: Remedy)]>([])
@@ -94,6 +98,7 @@ public final class JDCloudProvider: Provider {
         }
         keyID = settings.keyID
         identity = settings.realm.isEmpty ? settings.keyID : "\(settings.realm)/\(settings.keyID)"
+        observesVersion = settings.observesVersion
         self.gateway = gateway(try HTTPOrigin(configured: settings.endpoint), "kms")
         keeper = CredentialKeeper(
             try settings.credentials.source(
@@ -116,9 +121,12 @@ public final class JDCloudProvider: Provider {
     /// The key's identifier, with the version that was made last of those that are enabled.
     ///
     /// Which version encrypts is published nowhere; the newest is what the service's rotation makes. Two calls, and one
-    /// more per hundred versions.
+    /// more per hundred versions. None where the version is not to be read.
     public func describe(_ attempt: Attempt) async throws(RemoteKMSError) -> KeyDescription {
-        let status = try await perform(call("DescribeKey", "GET", path), attempt) { result, _ in
+        guard observesVersion else {
+            return KeyDescription(identity: identity, version: "static", versionCreatedAt: "")
+        }
+        let status = try await perform(.describeKey, call(.describeKey, "GET", path), attempt) { result, _ in
             result["keyInfo"]?["keyStatus"]?.integer
         }
         try check(status: status)
@@ -140,7 +148,8 @@ public final class JDCloudProvider: Provider {
         let body = plaintext.withBytes { plaintext in
             Base64.encode(plaintext, between: #"{"keyId":"\#(keyID)","plaintext":""#, and: #""}"#)
         }
-        let blob = try await perform(call("Encrypt", "POST", path + ":Encrypt", body: body), attempt) {
+        let call = call(.encrypt, "POST", path + ":Encrypt", body: body)
+        let blob = try await perform(.encrypt, call, attempt) {
             (result, bytes) -> SecretBytes? in
             guard let value = result["ciphertextBlob"], let blob = Base64.decode(value, in: bytes),
                 blob.count > 0
@@ -161,7 +170,8 @@ public final class JDCloudProvider: Provider {
         // Bytes of UInt8 have no padding.
         let body = unsafe Base64.encode(
             wrapped.span.bytes, between: #"{"keyId":"\#(keyID)","ciphertextBlob":""#, and: #""}"#)
-        return try await perform(call("Decrypt", "POST", path + ":Decrypt", body: body), attempt) {
+        let call = call(.decrypt, "POST", path + ":Decrypt", body: body)
+        return try await perform(.decrypt, call, attempt) {
             (result, bytes) -> SecretBytes? in
             guard let value = result["plaintext"] else { return nil }
             return Base64.decode(value, in: bytes)
@@ -189,24 +199,26 @@ public final class JDCloudProvider: Provider {
     private var path: String { "/v1/key/\(keyID)" }
 
     private func call(
-        _ operation: String, _ method: String, _ path: String, query: [(name: String, value: String)] = [],
+        _ operation: Operation, _ method: String, _ path: String, query: [(name: String, value: String)] = [],
         body: consuming SecretBytes = SecretBytes(count: 0) { _ in }
     ) -> Gateway.Call {
         Gateway.Call(
-            what: "\(operation) with key \(keyID)", method: method, path: path, query: query, body: body)
+            what: "\(operation.rawValue) with key \(keyID)", method: method, path: path, query: query,
+            body: body)
     }
 
     private func perform<R: ~Copyable>(
-        _ call: consuming Gateway.Call, _ attempt: Attempt, read: (JSON, RawSpan) -> R?
+        _ operation: Operation, _ call: consuming Gateway.Call, _ attempt: Attempt,
+        read: (JSON, RawSpan) -> R?
     ) async throws(RemoteKMSError) -> R {
-        let isDecrypt = call.path.hasSuffix(":Decrypt")
-        let asksOfKey = isDecrypt || call.path.hasSuffix(":Encrypt")
         let numbered = try await keeper.credentials(by: attempt.deadline)
         let refusal: Refusal
         do throws(Gateway.Failure) {
             let result = try await gateway.perform(
                 call, signedWith: numbered.credentials, attempt: attempt, read: read)
-            if !numbered.isProven { await keeper.accepted(numbered.generation) }
+            if !numbered.taken.contains(operation) {
+                await keeper.accepted(numbered.generation, for: operation)
+            }
             return result
         } catch {
             switch error {
@@ -216,32 +228,45 @@ public final class JDCloudProvider: Provider {
         }
         switch refusal.meaning {
         case .request, .absent, .permission:
-            if asksOfKey { try await confirm(numbered.credentials, attempt) }
-            if isDecrypt, refusal.status == 400 { throw Self.refusedBlob(refusal) }
+            var isEnabled = false
+            if !operation.describes { isEnabled = try await confirm(numbered.credentials, attempt) }
+            if operation == .decrypt, refusal.status == 400 {
+                throw Self.refusedBlob(refusal, isEnabled: isEnabled)
+            }
         case .clock, .credentials, .rate, .trouble, .between: break
         }
-        let error = RemoteKMSError(refusal, host: gateway.origin.description)
+        var error = RemoteKMSError(refusal, host: gateway.origin.description)
+        if operation.describes, refusal.meaning == .permission {
+            error = RemoteKMSError(
+                error.code, error.summary,
+                remedy:
+                    "allow these credentials, and this address, describeKey and describeKeyDetail of the key "
+                    + "in IAM, or set version: static")
+        }
         remember(refusal, as: error, numbered)
         throw error
     }
 
-    /// Throws what the service says of the key itself, if it says that the key is not usable.
+    /// Throws what the service says of the key itself, if it says that the key is not usable; true if it says that it is.
     ///
     /// The words with which Encrypt and Decrypt refuse then are not published, so the key is asked for.
-    private func confirm(_ credentials: Credentials, _ attempt: Attempt) async throws(RemoteKMSError) {
+    private func confirm(
+        _ credentials: Credentials, _ attempt: Attempt
+    ) async throws(RemoteKMSError) -> Bool {
         let status: Int64
         do throws(Gateway.Failure) {
             status = try await gateway.perform(
-                call("DescribeKey", "GET", path), signedWith: credentials, attempt: attempt
+                call(.describeKey, "GET", path), signedWith: credentials, attempt: attempt
             ) { result, _ in result["keyInfo"]?["keyStatus"]?.integer }
         } catch {
             // Nothing was said of the key: the first refusal counts.
             guard case .refused(let refusal) = error, case .absent(isRoute: false) = refusal.meaning else {
-                return
+                return false
             }
             throw RemoteKMSError(refusal, host: gateway.origin.description)
         }
         try check(status: status)
+        return true
     }
 
     private static let enabled: Int64 = 0
@@ -262,8 +287,8 @@ public final class JDCloudProvider: Provider {
         throw RemoteKMSError(.keyDisabled, "key \(keyID) at \(gateway.origin) is \(state)", remedy: remedy)
     }
 
-    /// The key is enabled, and yet the blob is refused.
-    private static func refusedBlob(_ refusal: Refusal) -> RemoteKMSError {
+    /// The key is enabled, or may not be asked about, and the blob is refused.
+    private static func refusedBlob(_ refusal: Refusal, isEnabled: Bool) -> RemoteKMSError {
         let summary = "\(refusal.answer.what) was refused: \(refusal.words)"
         let text = refusal.message?.lowercased() ?? ""
         if text.contains("version"), ["disable", "delet"].contains(where: text.contains) {
@@ -271,8 +296,9 @@ public final class JDCloudProvider: Provider {
                 .permissionDenied, summary, remedy: "enable the version of the key that wrapped it")
         }
         return RemoteKMSError(
-            .invalidCiphertext, summary, remedy: "restore the object, or add the key that it was written with"
-        )
+            .invalidCiphertext, summary,
+            remedy: (isEnabled ? "" : "see that the key is enabled; if it is, ")
+                + "restore the object, or add the key that it was written with")
     }
 
     private func remember(
@@ -317,11 +343,11 @@ public final class JDCloudProvider: Provider {
         var versions: [String: Version] = [:]
         for number in 1...100 {
             var call = call(
-                "DescribeKeyDetail", "GET", path + ":describeKeyDetail",
+                .describeKeyDetail, "GET", path + ":describeKeyDetail",
                 query: [("pageNumber", String(number)), ("pageSize", "100")])
             call.responseLimit = 256 << 10
             let keyID = keyID
-            let page = try await perform(call, attempt) { result, bytes in
+            let page = try await perform(.describeKeyDetail, call, attempt) { result, bytes in
                 Self.page(result, bytes, of: keyID)
             }
             for version in page.versions { versions[version.name] = version }

@@ -3,10 +3,13 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+
+from daemon import BINARY
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -47,3 +50,18 @@ def test_the_plugins_own_file_serves_unchanged_and_both_read_each_other(seen):
     assert "KmsSchema" in seen["log"] and "clear text" in seen["log"]
     assert seen["secret"] not in seen["log"]
     assert seen["code"] == 0, seen["log"]
+
+
+def test_the_demo_serves_that_file_and_reads_through_an_outage_what_was_written_before():
+    root = HERE.parents[1]
+    done = subprocess.run(
+        [root / "ops" / "dev" / "demo-jdcloud", BINARY, sys.executable],
+        cwd=root, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    before, _, rest = done.stdout.partition("The KMS stops answering")
+    meanwhile, _, _ = rest.partition("The KMS answers again")
+    assert "serve -f jdcloud-kms-plugin.json" in before and "Encrypt  key-2" in before
+    assert "healthz ok" in meanwhile and "Decrypt  key-2: as it was written" in meanwhile
+    (where,) = set(re.findall(r"/\S*/kmsward-demo\.\w+", done.stdout))
+    assert not pathlib.Path(where).exists()

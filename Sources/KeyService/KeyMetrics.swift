@@ -32,7 +32,7 @@ final class KeyMetrics: Sendable {
             (Names.Label.code, key.troubleCode ?? ""))
         tell(
             Names.Metric.keyWritesStop, key.name,
-            key.encrypts && key.trouble != nil ? key.writesStopIn?.inSeconds : nil)
+            key.encrypts && key.trouble != nil ? key.writesFail ? 0 : key.writesStopIn?.inSeconds : nil)
         tell(Names.Metric.keyLastProof, key.name, key.lastProof.map(Double.init))
         tell(Names.Metric.credentialsEnd, key.name, key.credentialsEnd.map(Double.init))
         tell(Names.Metric.clockOffset, key.name, key.clockOffset?.inSeconds)

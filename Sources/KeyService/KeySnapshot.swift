@@ -24,9 +24,13 @@ public struct KeySnapshot: Sendable, Equatable {
     public let trouble: String?
     /// The failure class of that trouble, as `RemoteKMSError.Code` names it.
     public let troubleCode: String?
-    /// How long the key goes on encrypting if that trouble lasts, as of the last observation; zero if it has stopped, nil
-    /// if nothing limits it.
+    /// How long Status goes on saying that the key encrypts if that trouble lasts, as of the last observation; zero if it
+    /// has stopped, nil if nothing limits it.
+    ///
+    /// Until then it does encrypt, unless `writesFail`.
     public let writesStopIn: Duration?
+    /// Whether Encrypt fails though the key serves: its backend wraps every message, and did not at the last observation.
+    public let writesFail: Bool
     /// Age of the local KEK that encrypts now.
     public let localKEKAge: Duration?
     /// Messages sealed under it since this process took it up.

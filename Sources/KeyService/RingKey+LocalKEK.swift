@@ -87,19 +87,19 @@ extension RingKey {
             trouble = RemoteKMSError(
                 error.code,
                 "what was written under the former key_id \(keyID) cannot be read: \(error.summary)",
-                remedy: error.remedy)
+                remedy: error.remedy, reference: error.reference)
         }
         if Task.isCancelled { return }
         let before = state.withLock { state in
             defer { state.formerTroubles[kek.keyID] = trouble }
             return state.formerTroubles[kek.keyID]
         }
-        if let trouble, trouble != before {
+        if let trouble, before?.isSameTrouble(as: trouble) != true {
             logger.warning(
                 "a former version of the key has trouble",
                 metadata: [
                     Names.LogKey.keyID: "\(keyID)", Names.LogKey.code: "\(trouble.code)",
-                    Names.LogKey.error: "\(trouble.summary)", Names.LogKey.remedy: "\(trouble.remedy)",
+                    Names.LogKey.error: "\(trouble.message)", Names.LogKey.remedy: "\(trouble.remedy)",
                 ])
         }
     }

@@ -59,7 +59,7 @@ extension RingKey {
         if hadSecrets {
             logger.error(
                 "what was unwrapped with the key is wiped: nothing written with it can be read until it serves again",
-                metadata: [Names.LogKey.error: "\(monitor.health.trouble?.summary ?? "")"])
+                metadata: [Names.LogKey.error: "\(monitor.health.trouble?.message ?? "")"])
         }
     }
 
@@ -84,6 +84,8 @@ extension RingKey {
         } else if !encrypts, seen != nil || isDescribed {
             do throws(RemoteKMSError) { try await proveRemembered(at: now) } catch { finding.proof = error }
         }
+        // A request saw it decrypt since the last look.
+        if !need.decryption, finding.proof == nil { await proved(at: now) }
         guard encrypts, let seen else { return finding }
         do throws(RemoteKMSError) {
             // A local KEK that was taken up just now was proven just now.
@@ -252,11 +254,11 @@ extension RingKey {
 
     /// Logs trouble when it comes, changes or goes, and hourly while it lasts; reservations of the provider when they come.
     private func report(at now: Duration, news: RemoteKMSError?, since told: RemoteKMSError?) {
-        if let news, news != told {
+        if let news, told?.isSameTrouble(as: news) != true {
             logger.warning(
                 "the key serves, but its backend needs attention",
                 metadata: [
-                    Names.LogKey.code: "\(news.code)", Names.LogKey.error: "\(news.summary)",
+                    Names.LogKey.code: "\(news.code)", Names.LogKey.error: "\(news.message)",
                     Names.LogKey.remedy: "\(news.remedy)",
                 ])
         } else if news == nil, told != nil {
@@ -264,18 +266,19 @@ extension RingKey {
         }
         let isServing = if case .failed = verdict { false } else { true }
         let health = monitor.health
+        let writesFail = isServing && writesFail(health)
         let (trouble, writesStopIn, isDue) = state.withLock { state in
             let before = state.reported
             guard let trouble = health.trouble else {
                 state.reported = nil
                 return (nil as RemoteKMSError?, nil as Duration?, before != nil)
             }
-            if let before, before.trouble == trouble, before.isServing == isServing,
-                now - before.at < Self.reportEvery
+            if let before, before.trouble.isSameTrouble(as: trouble), before.isServing == isServing,
+                before.writesFail == writesFail, now - before.at < Self.reportEvery
             {
                 return (trouble, nil, false)
             }
-            state.reported = (trouble, isServing, now)
+            state.reported = (trouble, isServing, writesFail, now)
             return (trouble, health.writesStopIn, true)
         }
         guard isDue else { return }
@@ -284,15 +287,18 @@ extension RingKey {
             return
         }
         var metadata: Logger.Metadata = [
-            Names.LogKey.code: "\(trouble.code)", Names.LogKey.error: "\(trouble.summary)",
+            Names.LogKey.code: "\(trouble.code)", Names.LogKey.error: "\(trouble.message)",
             Names.LogKey.remedy: "\(trouble.remedy)",
         ]
         if isServing, let writesStopIn {
-            metadata[Names.LogKey.limit] = "writes stop in \(writesStopIn.components.seconds / 60) min"
+            let subject = writesFail ? "Status fails" : "writes stop"
+            metadata[Names.LogKey.limit] = "\(subject) in \(writesStopIn.components.seconds / 60) min"
         }
         logger.log(
-            level: isServing ? .warning : .error,
-            isServing ? "the key has trouble and goes on with what it has" : "the key does not serve",
+            level: isServing && !writesFail ? .warning : .error,
+            writesFail
+                ? "the key does not encrypt: its backend has to wrap every message"
+                : isServing ? "the key has trouble and goes on with what it has" : "the key does not serve",
             metadata: metadata)
     }
 }

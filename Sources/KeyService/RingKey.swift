@@ -30,7 +30,7 @@ final class RingKey: Sendable {
         /// The version that a candidate would encrypt under.
         var version: String?
         /// The trouble that was logged last, while it lasts.
-        var reported: (trouble: RemoteKMSError, isServing: Bool, at: Duration)?
+        var reported: (trouble: RemoteKMSError, isServing: Bool, writesFail: Bool, at: Duration)?
         var lastProof: Int64?
         var facts = ProviderFacts()
         /// When the backend's credentials end, seconds since 1970.
@@ -130,6 +130,12 @@ final class RingKey: Sendable {
         monitor.health.trouble.map { KMSFailure(refusing: $0, key: name) }
     }
 
+    /// Whether Encrypt fails while Status does not yet: every message needs the backend.
+    func writesFail(_ health: KeyHealth) -> Bool {
+        guard encrypts, case .compatible = active?.form else { return false }
+        return health.isRefusingToWrap
+    }
+
     func snapshot(at epochSeconds: Int64) -> KeySnapshot {
         let state = state.withLock { $0 }
         let (encrypts, observedID) = (state.encrypts, state.observedID)
@@ -150,7 +156,7 @@ final class RingKey: Sendable {
             name: name, provider: client.name, encrypts: encrypts, state: phase,
             keyID: (active?.keyID ?? (encrypts ? nil : observedID))?.description,
             trouble: trouble?.description, troubleCode: trouble?.code.rawValue,
-            writesStopIn: health.writesStopIn,
+            writesStopIn: health.writesStopIn, writesFail: phase == .active && writesFail(health),
             localKEKAge: active?.writer == nil ? nil : active?.age(at: epochSeconds),
             localKEKUses: active?.writer == nil ? nil : active?.uses, lastProof: state.lastProof,
             credentialsEnd: state.credentialsEnd, clockOffset: state.facts.clockOffset)

@@ -27,6 +27,7 @@ extension KeySnapshot {
     private var reservation: String? {
         guard let trouble else { return nil }
         guard encrypts, let writesStopIn else { return "serves, with trouble: \(trouble)" }
+        if writesFail { return "writes fail: \(trouble); Status fails in \(Self.words(writesStopIn))" }
         return "riding through: \(trouble); writes stop in \(Self.words(writesStopIn))"
     }
 

@@ -33,7 +33,10 @@ public enum Names {
         public static let localKEKUses = "kmsward_local_kek_uses"
         /// Gauge, 1 while there is trouble with the key, which may serve all the same; labels key, code.
         public static let keyTrouble = "kmsward_key_trouble"
-        /// Gauge of how long the key goes on encrypting if its trouble lasts; label key.
+        /// Gauge of how long the key goes on encrypting if its trouble lasts, 0 if it does not encrypt now; label key.
+        ///
+        /// With `write_format: compatible` it is 0 as soon as the key-management service does not wrap, though Status fails
+        /// only later.
         public static let keyWritesStop = "kmsward_key_writes_stop_in_seconds"
         /// Gauge of when the key was last seen to unwrap, Unix seconds; label key.
         public static let keyLastProof = "kmsward_key_last_proof_timestamp_seconds"
@@ -326,7 +329,7 @@ public enum Names {
             [LabelRule(Label.key), LabelRule(Label.code, Value.troubles)]),
         Entry(
             Metric.keyWritesStop, .gauge,
-            "How long the key goes on encrypting if its trouble lasts; absent where nothing limits it.",
+            "How long the key goes on encrypting if its trouble lasts, 0 if it does not now; absent where nothing limits it.",
             [LabelRule(Label.key)]),
         Entry(
             Metric.keyLastProof, .gauge,

@@ -76,6 +76,8 @@ public struct KeyHealth: Sendable {
     /// Whether the service said so of the key or of its ciphertexts: no other limit undoes that, only a proof.
     private var isStoppedForGood = false
     private var last: (finding: Finding, at: Duration)?
+    /// Whether the service did not wrap when it was last observed; what is sealed here goes on all the same.
+    public var isRefusingToWrap: Bool { last?.finding.encryption != nil }
     /// The trouble that was met last, the one that ends writing first.
     public private(set) var trouble: RemoteKMSError?
     /// How long writing goes on if the trouble lasts, as of the last observation; nil if it has no limit.

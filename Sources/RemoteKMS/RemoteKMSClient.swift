@@ -160,10 +160,10 @@ public actor RemoteKMSClient {
         case .probe: return true
         case .refuse(let cause, let pause):
             record.decided(.refusedByBreaker)
+            let reference = "it has only failed of late and is asked again in \(pause.inSeconds)"
             throw RemoteKMSError(
-                .unavailable,
-                "it has only failed of late and is asked again in \(pause.inSeconds); the last: \(cause.summary)",
-                remedy: cause.remedy)
+                .unavailable, cause.summary, remedy: cause.remedy,
+                reference: [cause.reference, reference].compactMap { $0 }.joined(separator: "; "))
         }
     }
 
@@ -201,8 +201,9 @@ public actor RemoteKMSClient {
             guard wait + typical < left else {
                 record.decided(.refusedByQueue)
                 throw RemoteKMSError(
-                    .unavailable,
-                    "\(slots.waiting) calls wait for it already, and this one would wait \(wait.inSeconds) with \(left.inSeconds) left"
+                    .unavailable, "too many calls wait for it already",
+                    reference:
+                        "\(slots.waiting), and this one would wait \(wait.inSeconds) with \(left.inSeconds) left"
                 )
             }
             guard await turn(isUrgent: isUrgent, by: deadline) else {
@@ -263,8 +264,9 @@ public actor RemoteKMSClient {
         case .refused(let wait):
             record.decided(.refusedByRate)
             throw RemoteKMSError(
-                .throttled, "it asked for fewer calls, and the next turn comes in \(wait.inSeconds)",
-                remedy: "raise the quota of the credential or the account, or wait")
+                .throttled, "it asked for fewer calls, and the next turn comes too late",
+                remedy: "raise the quota of the credential or the account, or wait",
+                reference: "in \(wait.inSeconds)")
         }
     }
 
@@ -410,11 +412,12 @@ public actor RemoteKMSClient {
                 start(.beside)
             case .late:
                 let before = last.map { "; before that: \($0.summary)" } ?? ""
+                let reference = "within \(begun.duration(to: deadline.instant).inSeconds)"
                 return .failure(
                     RemoteKMSError(
-                        .deadlineExceeded,
-                        "\(name) did not answer \(operation) within \(begun.duration(to: deadline.instant).inSeconds)\(before)",
-                        remedy: last?.remedy ?? "see whether it is up and how long it takes from this host"))
+                        .deadlineExceeded, "\(name) did not answer \(operation) in time\(before)",
+                        remedy: last?.remedy ?? "see whether it is up and how long it takes from this host",
+                        reference: [reference, last?.reference].compactMap { $0 }.joined(separator: "; ")))
             }
         }
         return .failure(Self.abandoned)  // cancelled: the stream has ended

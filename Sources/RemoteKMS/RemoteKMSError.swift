@@ -28,20 +28,26 @@ public struct RemoteKMSError: Error, Equatable {
 
     /// The failure class.
     public let code: Code
-    /// One line: what failed, for which key, why.
+    /// One line: what failed, for which key, why; the same words as long as it fails for the same reason.
     ///
     /// No secret, no token, no URL with a query.
     public let summary: String
     /// One line: what to do about it; empty where there is nothing to do but wait.
     public let remedy: String
+    /// What tells this failure from the next of its kind: the service's name of the call, a time.
+    public let reference: String?
     /// How long the service asks to be left alone (`throttled`, `unavailable`), where it says so.
     public let retryAfter: Duration?
 
     /// An error.
-    public init(_ code: Code, _ summary: String, remedy: String = "", retryAfter: Duration? = nil) {
+    public init(
+        _ code: Code, _ summary: String, remedy: String = "", reference: String? = nil,
+        retryAfter: Duration? = nil
+    ) {
         self.code = code
         self.summary = summary
         self.remedy = remedy
+        self.reference = reference
         self.retryAfter = retryAfter
     }
 }
@@ -58,7 +64,19 @@ extension RemoteKMSError.Code {
     }
 }
 
+extension RemoteKMSError {
+    /// `summary (reference)`, on one line.
+    public var message: String { reference.map { "\(summary) (\($0))" } ?? summary }
+
+    /// Whether both fail for the same reason, so that whoever was told of one need not be told of the other.
+    public func isSameTrouble(as other: RemoteKMSError) -> Bool {
+        // A backend that is left alone is told of in the words of what it failed with.
+        (code == other.code || code.isTransient && other.code.isTransient)
+            && summary == other.summary && remedy == other.remedy
+    }
+}
+
 extension RemoteKMSError: CustomStringConvertible {
-    /// `summary: remedy`, on one line.
-    public var description: String { remedy.isEmpty ? summary : "\(summary): \(remedy)" }
+    /// `summary (reference): remedy`, on one line.
+    public var description: String { remedy.isEmpty ? message : "\(message): \(remedy)" }
 }

@@ -124,6 +124,7 @@ struct CompatibleTests {
         for operation in FakeProvider.Operation.allCases { provider.fail(operation, .deadlineExceeded) }
         await plugin.observe(after: .seconds(90))
         #expect(try await plugin.status().healthz == "ok")
+        #expect(plugin.key.writesFail && plugin.key.writesStopIn == .seconds(30))
         #expect(
             await failure { () throws(KMSFailure) in _ = try await plugin.encrypt(random(32)) }?.code
                 == .unavailable)
@@ -141,6 +142,32 @@ struct CompatibleTests {
         await plugin.observe(after: .seconds(30))
         #expect(try await plugin.encrypt(random(32)).keyID == read.keyID)
         #expect(try await plugin.decrypt(read).count == 32)
+    }
+
+    @Test(
+        "what requests see decrypt is the last proof, whether or not a probe was needed", arguments: [0, 1])
+    func proofByTraffic(_ index: Int) async throws {
+        let writer = await started(key(FakeProvider()))
+        let encrypting = key(FakeProvider(), .compatible)
+        let reading = key(FakeProvider(identity: "other"), .envelope, name: "other")
+        let plugin = await started(
+            index == 0 ? encrypting : reading, index == 0 ? reading : encrypting)
+        for minutes in 1...3 {
+            let written = try await writer.encrypt(random(32))
+            #expect(try await plugin.decrypt(written).count == 32)
+            await plugin.observe(after: .seconds(60))
+            #expect(plugin.ring.snapshot()[index].lastProof == Int64(1_000_000 + 60 * minutes))
+        }
+    }
+
+    @Test("while only the unwrap fails, writes go on until their time is over")
+    func mayNotDecrypt() async throws {
+        let provider = FakeProvider()
+        let plugin = await started(key(provider))
+        provider.fail(.unwrap, .permissionDenied)
+        await plugin.observe(after: .seconds(30))
+        #expect(try await plugin.encrypt(random(32)).keyID == plugin.key.keyID)
+        #expect(!plugin.key.writesFail && plugin.key.writesStopIn == .seconds(870))
     }
 
     @Test("a disabled key stops writes at first sight, and what was read is wiped at the second")

@@ -15,6 +15,8 @@ final class FakeProvider: Provider {
         var createdAt = ""
         var knownVersions: Set<String> = ["1"]
         var failures: [Operation: RemoteKMSError] = [:]
+        /// What is said of what was wrapped under these versions.
+        var disabledVersions: [String: RemoteKMSError] = [:]
         /// Bytes added to every wrapped key.
         var padding = 0
         /// Versions whose unwrap gives other bytes than were wrapped.
@@ -24,6 +26,8 @@ final class FakeProvider: Provider {
         var facts = ProviderFacts()
         var calls: [Operation: Int] = [:]
         var unwrapped: [[UInt8]] = []
+        /// Whether every failure names its call, as services do.
+        var namesCalls = false
         /// The deadline of the last unwrap.
         var deadline: Deadline?
     }
@@ -64,8 +68,15 @@ final class FakeProvider: Provider {
             behaviour.calls[operation, default: 0] += 1
             return behaviour
         }
-        if let failure = now.failures[operation] { throw failure }
+        if let failure = now.failures[operation] { throw Self.named(failure, now) }
         return now
+    }
+
+    private static func named(_ failure: RemoteKMSError, _ now: Behaviour) -> RemoteKMSError {
+        guard now.namesCalls else { return failure }
+        return RemoteKMSError(
+            failure.code, failure.summary, remedy: failure.remedy,
+            reference: "request \(now.calls.values.reduce(0, +))")
     }
 
     func describe(_ attempt: Attempt) async throws(RemoteKMSError) -> KeyDescription {
@@ -95,6 +106,7 @@ final class FakeProvider: Provider {
         guard let version = Self.field(in: wrapped, at: 0),
             let keyID = Self.field(in: wrapped, at: 1 + version.utf8.count), keyID == context.keyID
         else { throw RemoteKMSError(.invalidCiphertext, "not wrapped here, or for another key_id") }
+        if let failure = now.disabledVersions[version] { throw Self.named(failure, now) }
         guard now.knownVersions.contains(version) else {
             throw RemoteKMSError(.keyNotFound, "no version \(version)")
         }

@@ -121,6 +121,7 @@ struct LastingTroubleTests {
     func log() async throws {
         let lines = LogLines()
         let provider = FakeProvider()
+        provider.set { $0.namesCalls = true }
         let key = KeySettings(
             name: "primary", provider: provider, suite: .aes256GCM, limits: .local)
         let plugin = Plugin(KeyRingSettings(keys: [key]), logger: lines.logger)
@@ -137,6 +138,43 @@ struct LastingTroubleTests {
         lines.clear()
         for _ in 0..<10 { await plugin.observe(after: .seconds(30)) }
         #expect(lines.texts == ["notice: the key is well again: "])
+    }
+
+    @Test("where the backend wraps every message, the log says that writes fail, not that they go on")
+    func compatibleLog() async throws {
+        let lines = LogLines()
+        let provider = FakeProvider()
+        let key = KeySettings(
+            name: "primary", provider: provider, suite: .aes256GCM, writeFormat: .compatible)
+        let plugin = Plugin(KeyRingSettings(keys: [key]), logger: lines.logger)
+        await plugin.observe()
+        lines.clear()
+        for operation in FakeProvider.Operation.allCases { provider.fail(operation, .unavailable) }
+        for _ in 0..<5 { await plugin.observe(after: .seconds(30)) }
+        #expect(
+            lines.texts == [
+                "error: the key does not encrypt: its backend has to wrap every message: Status fails in 1 min",
+                "error: the key does not serve: ",
+            ])
+    }
+
+    @Test("trouble with a former version is logged once, however the service names its calls")
+    func formerLog() async throws {
+        let lines = LogLines()
+        let provider = FakeProvider()
+        let key = KeySettings(name: "primary", provider: provider, suite: .aes256GCM, limits: .local)
+        let plugin = Plugin(KeyRingSettings(keys: [key]), logger: lines.logger)
+        await plugin.observe()
+        provider.rotate(to: "2")
+        await plugin.settle()
+        lines.clear()
+        provider.set {
+            $0.namesCalls = true
+            $0.disabledVersions = ["1": RemoteKMSError(.keyDisabled, "the fake says no")]
+        }
+        for _ in 0..<20 { await plugin.observe(after: .seconds(30)) }
+        #expect(lines.texts == ["warning: a former version of the key has trouble: "])
+        #expect(plugin.key.trouble?.contains("the fake says no (request ") == true)
     }
 }
 

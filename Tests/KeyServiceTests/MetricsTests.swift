@@ -47,6 +47,26 @@ struct MetricsTests {
 
 @Suite("Metrics of keys in trouble and of keys that are gone")
 struct PassingMetricsTests {
+    @Test(
+        "writes stop in no time where the backend wraps every message and does not",
+        arguments: [(CiphertextFormat.compatible, 0.0), (.envelope, 100.0)])
+    func writesStop(_ format: CiphertextFormat, _ seconds: Double) async {
+        let store = MetricStore()
+        let provider = FakeProvider()
+        let key = KeySettings(
+            name: "a", provider: provider, suite: .aes256GCM, writeFormat: format, rideThrough: .seconds(100),
+            limits: .local)
+        let ring = KeyRing(
+            KeyRingSettings(keys: [key]), on: PoolExecutor(),
+            logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }, metrics: store,
+            epochSeconds: { 1_000 }, uptime: { .zero })
+        await ring.observeOnce()
+        for operation in FakeProvider.Operation.allCases { provider.fail(operation, .unavailable) }
+        await ring.observeOnce()
+        #expect(store["kmsward_key_writes_stop_in_seconds", "key=a"] == seconds)
+        #expect(store["kmsward_key_ready", "key=a"] == 1)
+    }
+
     @Test("trouble, its end, the last proof, credentials and clock are gauges that go with what they tell")
     func trouble() async throws {
         let store = MetricStore()

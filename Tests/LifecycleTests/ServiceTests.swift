@@ -84,11 +84,13 @@ import Testing
 @Suite struct KeySnapshotTests {
     /// A snapshot of what matters here.
     private static func snapshot(
-        encrypts: Bool, _ state: KeySnapshot.State, trouble: String? = nil, stops: Duration? = nil
+        encrypts: Bool, _ state: KeySnapshot.State, trouble: String? = nil, stops: Duration? = nil,
+        fails: Bool = false
     ) -> KeySnapshot {
         KeySnapshot(
             name: "k", provider: "p", encrypts: encrypts, state: state, keyID: nil, trouble: trouble,
-            troubleCode: nil, writesStopIn: stops, localKEKAge: nil, localKEKUses: nil, lastProof: nil,
+            troubleCode: nil, writesStopIn: stops, writesFail: fails, localKEKAge: nil, localKEKUses: nil,
+            lastProof: nil,
             credentialsEnd: nil, clockOffset: nil)
     }
 
@@ -110,6 +112,11 @@ import Testing
                 snapshot(encrypts: true, .active, trouble: "gone", stops: .seconds(59)),
                 "key k riding through: gone; writes stop in less than a minute", nil,
                 "riding through: gone; writes stop in less than a minute"
+            ),
+            (
+                snapshot(encrypts: true, .active, trouble: "gone", stops: .seconds(90), fails: true),
+                "key k writes fail: gone; Status fails in 1 min", nil,
+                "writes fail: gone; Status fails in 1 min"
             ),
             (
                 snapshot(encrypts: true, .active, trouble: "late"), "key k serves, with trouble: late", nil,

@@ -160,7 +160,9 @@ extension RemoteKMSError {
             case .keyNotFound, .keyDisabled, .invalidCiphertext: .misconfigured
             default: error.code
             }
-        self.init(code, error.summary, remedy: error.remedy, retryAfter: error.retryAfter)
+        self.init(
+            code, error.summary, remedy: error.remedy, reference: error.reference,
+            retryAfter: error.retryAfter)
     }
 }
 

@@ -133,8 +133,9 @@ final class Gateway: Sendable {
             let kind = document == nil ? "what is no JSON" : "JSON without the documented result"
             throw .failed(
                 RemoteKMSError(
-                    .malformedReply, "\(answer.what) answered \(kind)\(Refusal.mention(requestID))",
-                    remedy: "see whether the endpoint is JD Cloud's, and what stands between"))
+                    .malformedReply, "\(answer.what) answered \(kind)",
+                    remedy: "see whether the endpoint is JD Cloud's, and what stands between",
+                    reference: Refusal.reference(requestID)))
         }
         return value
     }

@@ -63,7 +63,7 @@ public final class JDCloudProvider: Provider {
     private let observesVersion: Bool
     private let gateway: Gateway
     private let keeper: CredentialKeeper
-    private let refusals = Mutex<[(summary: String, remedy: Remedy)]>([])
+    private let refusals = Mutex<[(error: RemoteKMSError, remedy: Remedy)]>([])
 
     /// What `recover` can do about a refusal.
     private enum Remedy {
@@ -181,7 +181,7 @@ public final class JDCloudProvider: Provider {
     /// Takes up the service's time, goes back to former credentials or fetches them anew; true if either is another one now.
     public func recover(from error: RemoteKMSError, deadline: Deadline) async -> Bool {
         let remedy = refusals.withLock { refusals in
-            refusals.firstIndex { $0.summary == error.summary }.map { refusals.remove(at: $0).remedy }
+            refusals.firstIndex { $0.error == error }.map { refusals.remove(at: $0).remedy }
         }
         switch remedy {
         case .clock(let used, let right):
@@ -241,7 +241,7 @@ public final class JDCloudProvider: Provider {
                 error.code, error.summary,
                 remedy:
                     "allow these credentials, and this address, describeKey and describeKeyDetail of the key "
-                    + "in IAM, or set version: static")
+                    + "in IAM, or set version: static", reference: error.reference)
         }
         remember(refusal, as: error, numbered)
         throw error
@@ -290,15 +290,17 @@ public final class JDCloudProvider: Provider {
     /// The key is enabled, or may not be asked about, and the blob is refused.
     private static func refusedBlob(_ refusal: Refusal, isEnabled: Bool) -> RemoteKMSError {
         let summary = "\(refusal.answer.what) was refused: \(refusal.words)"
+        let reference = Refusal.reference(refusal.requestID)
         let text = refusal.message?.lowercased() ?? ""
         if text.contains("version"), ["disable", "delet"].contains(where: text.contains) {
             return RemoteKMSError(
-                .permissionDenied, summary, remedy: "enable the version of the key that wrapped it")
+                .permissionDenied, summary, remedy: "enable the version of the key that wrapped it",
+                reference: reference)
         }
         return RemoteKMSError(
             .invalidCiphertext, summary,
             remedy: (isEnabled ? "" : "see that the key is enabled; if it is, ")
-                + "restore the object, or add the key that it was written with")
+                + "restore the object, or add the key that it was written with", reference: reference)
     }
 
     private func remember(
@@ -317,7 +319,7 @@ public final class JDCloudProvider: Provider {
         refusals.withLock { refusals in
             // Not each is asked about; what is that old was given up.
             if refusals.count >= 64 { refusals.removeFirst() }
-            refusals.append((error.summary, remedy))
+            refusals.append((error, remedy))
         }
     }
 

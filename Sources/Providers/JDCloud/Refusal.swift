@@ -22,24 +22,24 @@ struct Refusal {
         self.requestID = requestID ?? answer.headers["x-jdcloud-request-id"]
     }
 
-    /// `HTTP 403 HTTP_FORBIDDEN "no IAM permission [gw]" (request c6f1…)`.
+    /// `HTTP 403 HTTP_FORBIDDEN "no IAM permission [gw]"`.
     var words: String {
         let said = [name, message.map { "\"\($0)\"" }].compactMap { $0 }.filter { !$0.isEmpty }.map {
             " \($0)"
         }.joined()
         let source = name == nil ? ", not in the form of JD Cloud" : ""
-        return "HTTP \(status)\(said)\(source)\(Self.mention(requestID))"
+        return "HTTP \(status)\(said)\(source)"
     }
 
     /// How the service names the call, so that its operators find it.
-    static func mention(_ requestID: String?) -> String {
+    static func reference(_ requestID: String?) -> String? {
         guard let requestID, (1...64).contains(requestID.utf8.count),
             requestID.utf8.allSatisfy({
                 $0.isDigit || $0 | 0x20 >= UInt8(ascii: "a") && $0 | 0x20 <= UInt8(ascii: "z")
                     || $0 == UInt8(ascii: "-")
             })
-        else { return "" }
-        return " (request \(requestID))"
+        else { return nil }
+        return "request \(requestID)"
     }
 
     /// One line of printable ASCII without quotes; words that are long enough to be a key or a token are left out, as a
@@ -127,46 +127,56 @@ extension RemoteKMSError {
     /// What a refusal means, where nothing more is known of the key.
     init(_ refusal: Refusal, host: String) {
         let summary = "\(refusal.answer.what) was refused: \(refusal.words)"
+        let reference = Refusal.reference(refusal.requestID)
         switch refusal.meaning {
         case .clock:
             self.init(
                 .unauthenticated, summary,
-                remedy: "set this machine's clock; until then the service's time is tried")
+                remedy: "set this machine's clock; until then the service's time is tried",
+                reference: reference)
         case .credentials:
             self.init(
                 .unauthenticated, summary,
-                remedy: "check access key, secret key and session token, and that the access key is enabled")
+                remedy: "check access key, secret key and session token, and that the access key is enabled",
+                reference: reference)
         case .permission:
             self.init(
                 .permissionDenied, summary,
-                remedy: "allow these credentials, and this address, to use the key in IAM")
+                remedy: "allow these credentials, and this address, to use the key in IAM",
+                reference: reference)
         case .absent(isRoute: true):
             self.init(
-                .misconfigured, summary, remedy: "check endpoint and scheme: \(host) does not serve this API")
+                .misconfigured, summary, remedy: "check endpoint and scheme: \(host) does not serve this API",
+                reference: reference)
         case .absent(isRoute: false):
             self.init(
                 .keyNotFound, summary,
-                remedy: "check key_id, and that the endpoint is in the region of the key")
+                remedy: "check key_id, and that the endpoint is in the region of the key",
+                reference: reference)
         case .rate:
             self.init(
                 .throttled, summary,
                 remedy: "raise the quota of the access key, or share it with fewer callers",
+                reference: reference,
                 retryAfter: refusal.retryAfter)
-        case .trouble: self.init(.unavailable, summary, retryAfter: refusal.retryAfter)
+        case .trouble: self.init(.unavailable, summary, reference: reference, retryAfter: refusal.retryAfter)
         case .between where (300..<400).contains(refusal.status):
             self.init(
                 .misconfigured, summary,
-                remedy: "give the endpoint that is led to; redirects are not followed")
+                remedy: "give the endpoint that is led to; redirects are not followed", reference: reference)
         case .between where refusal.status < 300:
             self.init(
                 .malformedReply, summary,
-                remedy: "see whether the endpoint is JD Cloud's, and what stands between")
+                remedy: "see whether the endpoint is JD Cloud's, and what stands between",
+                reference: reference)
         case .between:
             self.init(
                 .permissionDenied, summary,
-                remedy: "see what stands between: a proxy, a firewall, a login page")
+                remedy: "see what stands between: a proxy, a firewall, a login page", reference: reference)
         case .request:
-            self.init(.misconfigured, summary, remedy: "check key_id, and that the key is symmetric")
+            self.init(
+                .misconfigured, summary, remedy: "check key_id, and that the key is symmetric",
+                reference: reference)
         }
     }
 

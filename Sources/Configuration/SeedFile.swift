@@ -11,6 +11,8 @@ struct SeedFile: Sendable {
     var schema = Schema.https
     var socketPath = ""
     var isDebugging = false
+    /// How the file spells `AccessKey` and `SecretKey`.
+    var secretNames: [String] = []
 
     private static let table = Table(
         blank: SeedFile(),
@@ -27,6 +29,7 @@ struct SeedFile: Sendable {
         ])
 
     private static var names: [String] { table.names(in: "") }
+    private static let optional: Set<String> = ["KmsSchema", "DebugMode"]
 
     /// Whether a document is such a file: it has one of its names, and no `keys`.
     static func isSeed(_ root: Node) -> Bool {
@@ -40,10 +43,20 @@ struct SeedFile: Sendable {
     /// Reads such a file as its plugin does: names in any case, unknown ones passed over.
     static func decode(_ root: Node, _ pass: inout DecodingPass) -> Settings {
         var known = root
+        var spellings: [String: String] = [:]
         if case .mapping(let entries) = root.content {
             var kept: [Node.Entry] = []
             for entry in entries {
                 if let name = names.first(where: { $0.lowercased() == entry.key.lowercased() }) {
+                    if let spelling = spellings[name] {
+                        pass.warning(
+                            "", at: entry.mark,
+                            "\(quoted(entry.key)) is given before as \(quoted(spelling)); the last one counts, keep one"
+                        )
+                    }
+                    spellings[name] = entry.key
+                    // As its plugin does, which then keeps what it has without them.
+                    if optional.contains(name), entry.value.isNothing { continue }
                     kept.append(Node.Entry(key: name, mark: entry.mark, value: entry.value))
                 } else {
                     pass.warning(
@@ -52,11 +65,15 @@ struct SeedFile: Sendable {
             }
             known.content = .mapping(kept)
         }
-        let seed = table.decode(known, path: "", owner: .start, &pass)
+        var seed = table.decode(known, path: "", owner: .start, &pass)
+        if let accessKey = spellings["AccessKey"], let secretKey = spellings["SecretKey"] {
+            seed.secretNames = [accessKey, secretKey]
+        }
         if seed.schema == .http, let mark = pass.marks["KmsSchema"] {
+            let endpoint = pass.isSound("KmsEndpoint") ? seed.endpoint : "the endpoint"
             pass.warning(
                 "KmsSchema", at: mark,
-                "http: keys travel in clear text between here and \(seed.endpoint); use https, or trust everything between"
+                "http: keys travel in clear text between here and \(endpoint); use https, or trust everything between"
             )
         }
         for (old, new) in [
@@ -84,6 +101,7 @@ struct SeedFile: Sendable {
         key.rideThrough = .seconds(120)
         var settings = Settings()
         settings.keys = [key]
+        settings.origin.secretNames = secretNames
         settings.socket.path = socketPath
         settings.log.level = isDebugging ? .debug : .info
         return settings
@@ -91,20 +109,29 @@ struct SeedFile: Sendable {
 }
 
 extension Settings {
+    /// A file that is to hold a secret alone.
+    public struct SecretFile: Sendable, Equatable {
+        /// Where it is to be.
+        public var path: String
+        /// What the JSON file of JD Cloud's plugin, as it spells its names, calls what goes into it; nil for other files.
+        public var name: String?
+    }
+
     /// The same settings with the secrets of the file in files of their own, below `directory`; and those files.
-    public func withSecretsInFiles(below directory: String) -> (settings: Settings, files: [String]) {
+    public func withSecretsInFiles(below directory: String) -> (settings: Settings, files: [SecretFile]) {
         var result = self
-        var files: [String] = []
+        var files: [SecretFile] = []
         for index in keys.indices {
             guard case .jdcloud(var jdcloud) = keys[index].provider, jdcloud.credentials.source == .config
             else { continue }
-            let start = "\(directory)/\(keys[index].name)"
+            let paths = ["access-key", "secret-key"].map { "\(directory)/\(keys[index].name)-\($0)" }
             jdcloud.credentials.source = .files
             jdcloud.credentials.accessKey = nil
             jdcloud.credentials.secretKey = nil
-            jdcloud.credentials.accessKeyFile = "\(start)-access-key"
-            jdcloud.credentials.secretKeyFile = "\(start)-secret-key"
-            files += ["\(start)-access-key", "\(start)-secret-key"]
+            jdcloud.credentials.accessKeyFile = paths[0]
+            jdcloud.credentials.secretKeyFile = paths[1]
+            let names = origin.secretNames
+            files += paths.indices.map { SecretFile(path: paths[$0], name: names.isEmpty ? nil : names[$0]) }
             result.keys[index].provider = .jdcloud(jdcloud)
         }
         return (result, files)

@@ -30,8 +30,8 @@ extension Settings {
                 Diagnostic(problem.severity, at: FilePosition(problem.mark, in: name), problem.message)
             }
         guard !diagnostics.contains(where: { $0.severity == .error }) else { return (nil, diagnostics) }
-        settings?.origin = Origin(
-            file: name, positions: pass.marks.mapValues { mark in FilePosition(mark, in: name) })
+        settings?.origin.file = name
+        settings?.origin.positions = pass.marks.mapValues { mark in FilePosition(mark, in: name) }
         return (settings, diagnostics)
     }
 

@@ -287,6 +287,8 @@ extension Settings {
     struct Origin: Sendable, Equatable {
         var file: String?
         var positions: [String: FilePosition] = [:]
+        /// How the JSON file of JD Cloud's plugin spells the names of its secrets; empty for other files.
+        var secretNames: [String] = []
 
         static func == (_: Origin, _: Origin) -> Bool { true }
     }

@@ -159,9 +159,15 @@ private struct Event {
             case "did not find expected '-' indicator":
                 (place, #"expected "- " here; the indentation does not match the entries above"#)
             case "did not find expected ',' or ']'":
-                (opening, #"this "[" is not closed: expected "," or "]" at \#(place.line):\#(place.column)"#)
+                (
+                    place,
+                    #"expected "," or "]" here; the "[" at \#(opening.line):\#(opening.column) is not closed"#
+                )
             case "did not find expected ',' or '}'":
-                (opening, #"this "{" is not closed: expected "," or "}" at \#(place.line):\#(place.column)"#)
+                (
+                    place,
+                    #"expected "," or "}" here; the "{" at \#(opening.line):\#(opening.column) is not closed"#
+                )
             case "found unexpected end of stream", "found unexpected document indicator":
                 (opening, "a quote that is opened here is not closed")
             case "found unknown escape character":

@@ -76,9 +76,12 @@ struct ConfigCommand: ParsableCommand {
         func run() throws {
             let (settings, files) = try loadSettings(file).withSecretsInFiles(below: secretsDirectory)
             if !files.isEmpty {
-                print("# Make these first, readable for the daemon's user alone, with one value each, as in:")
-                print("#   (umask 077; jq -rj .AccessKey \(file) > \(files[0]))")
-                for file in files { print("#   \(file)") }
+                print("# Make these first, readable for the daemon's user alone, with one value each:")
+                for secret in files {
+                    print(
+                        secret.name.map { "#   (umask 077; jq -rj .\($0) \(file) > \(secret.path))" }
+                            ?? "#   \(secret.path)")
+                }
             }
             print(settings.yaml(), terminator: "")
         }

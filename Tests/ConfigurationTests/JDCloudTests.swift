@@ -171,6 +171,35 @@ struct SeedFileTests {
         #expect(problems(text) == ["f:8:3: warning: \"Comment\" means nothing here and is passed over"])
     }
 
+    @Test("null is as good as nothing where the plugin needs no value, and only there")
+    func nulls() throws {
+        let text = Self.file.replacing("\"https\"", with: "null").replacing("true", with: "null")
+        let parsed = try settings(text)
+        #expect(parsed.keys[0].jdcloud.scheme == .https && parsed.log.level == .info)
+        #expect(problems(text).isEmpty)
+        #expect(problems(Self.file.replacing("\"srh6mt4lj49tnzvs\"", with: "null")).count == 1)
+    }
+
+    @Test(
+        "a name that is given twice in different letters earns a warning; the last one counts, as for its plugin"
+    )
+    func twice() throws {
+        let text = Self.file.replacing(
+            "\"DebugMode\": true", with: "\"DebugMode\": true, \"debugmode\": false")
+        #expect(try settings(text).log.level == .info)
+        #expect(
+            problems(text) == [
+                "f:8:22: warning: \"debugmode\" is given before as \"DebugMode\"; the last one counts, keep one"
+            ])
+    }
+
+    @Test("the warning of clear text names no endpoint that is none")
+    func plainHTTPToNowhere() {
+        let text = Self.file.replacing("\"https\"", with: "\"http\"").replacing(
+            "\"kms.internal", with: "\"https://kms.internal")
+        #expect(problems(text).contains { $0.contains("clear text between here and the endpoint; ") })
+    }
+
     @Test(
         "mistakes have line and column",
         arguments: [
@@ -178,6 +207,14 @@ struct SeedFileTests {
             ("  \"KmsKeyId\"", "  \"KeyId\"", "f:1:1: error: KmsKeyId: missing"),
             ("\"https\"", "\"ftp\"", "f:6:16: error: KmsSchema: expected https or http"),
             ("true", "\"yes\"", "f:8:16: error: DebugMode: expected true or false"),
+            (
+                "\"TESTSKabcdefghijklmnop\",", "\"x\"",
+                "f:4:3: error: expected \",\" or \"}\" here; the \"{\" at 1:1 is"
+            ),
+            (
+                "true\n}", "true\n",
+                "f:9:1: error: expected \",\" or \"}\" here; the \"{\" at 1:1 is not closed"
+            ),
             ("\"TESTSKabcdefghijklmnop\"", "[1]", "f:3:16: error: SecretKey: expected one word"),
         ])
     func mistakes(_ old: String, _ new: String, _ expected: String) {
@@ -189,7 +226,18 @@ struct SeedFileTests {
     func convert() throws {
         let (converted, files) = try settings(Self.file).withSecretsInFiles(below: "/etc/kmsward")
         let yaml = converted.yaml()
-        #expect(files == ["/etc/kmsward/jdcloud-access-key", "/etc/kmsward/jdcloud-secret-key"])
+        #expect(
+            files == [
+                .init(path: "/etc/kmsward/jdcloud-access-key", name: "AccessKey"),
+                .init(path: "/etc/kmsward/jdcloud-secret-key", name: "SecretKey"),
+            ])
+        let spelt = try settings(Self.file.replacing("AccessKey", with: "accesskey"))
+        #expect(spelt.withSecretsInFiles(below: "/s").files.map(\.name) == ["accesskey", "SecretKey"])
+        // What has a secret and is no file of the plugin's is not to be asked by the plugin's names.
+        let own = block.replacing(
+            "{ source: files, access_key_file: /k/ak, secret_key_file: /k/sk }",
+            with: "{ source: config, access_key: AK, secret_key: SK }")
+        #expect(try settings(own).withSecretsInFiles(below: "/s").files.map(\.name) == [nil, nil])
         #expect(!yaml.contains("TESTSK") && !yaml.contains("redacted"))
         #expect(try settings(yaml) == converted)
     }

@@ -330,10 +330,10 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
             "2:18: error: a quote that is opened here is not closed"),
         Mistake(
             "a bracket that is not closed", key + "allow: { uids: [1, 2 }\n",
-            "2:16: error: this \"[\" is not closed: expected \",\" or \"]\" at 2:22"),
+            "2:22: error: expected \",\" or \"]\" here; the \"[\" at 2:16 is not closed"),
         Mistake(
             "a brace that is not closed", "keys: [{ name: a, local: { file: /k }\n",
-            "1:8: error: this \"{\" is not closed: expected \",\" or \"}\" at 2:1"),
+            "2:1: error: expected \",\" or \"}\" here; the \"{\" at 1:8 is not closed"),
         Mistake("a tab", "#é\nkeys:\n\t- name: a\n", "3:1: error: a tab; indent with spaces"),
         Mistake(
             "a value that begins with @", key + "socket:\n  path: @kms\n",

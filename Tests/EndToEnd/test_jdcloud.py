@@ -187,7 +187,7 @@ def test_the_plugins_file_is_converted(folder, fake):
     seed.write_text(
         json.dumps(
             {
-                "AccessKey": ACCESS_KEY,
+                "accesskey": ACCESS_KEY,
                 "SecretKey": SECRET_KEY,
                 "KmsEndpoint": "kms.internal.cn-north-1.jdcloud-api.com",
                 "KmsKeyId": KEY,
@@ -202,6 +202,8 @@ def test_the_plugins_file_is_converted(folder, fake):
     assert done.returncode == 0
     assert SECRET_KEY not in done.stdout + done.stderr and ACCESS_KEY not in done.stdout
     assert "KmsSchema: http" in done.stderr and "its mode is 0644" in done.stderr
+    for name, path in [("accesskey", "access-key"), ("SecretKey", "secret-key")]:
+        assert f"jq -rj .{name} {seed} > /etc/kmsward/jdcloud-{path})\n" in done.stdout
     converted = folder / "kmsward.yaml"
     converted.write_text(done.stdout)
     assert command("config", "check", converted).returncode == 0, command("config", "check", converted).stderr
@@ -212,4 +214,4 @@ def test_a_mistake_in_the_plugins_file_has_line_and_column(folder):
     seed.write_text('{\n  "AccessKey": "AK",\n  "SecretKey": "SK"\n  "KmsKeyId": "x"\n}\n')
     done = command("config", "check", seed)
     assert done.returncode == 78
-    assert f"{seed}:" in done.stderr and ": error: " in done.stderr
+    assert f"{seed}:4:3: error: " in done.stderr

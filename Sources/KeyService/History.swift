@@ -28,6 +28,20 @@ struct RememberedKEK: Sendable, Equatable, Codable {
     var writtenBytes: Int { (wrapped.count + 2) / 3 * 4 + keyID.utf8.count + 128 }
 }
 
+/// Something that stands for nothing, wrapped by the backend itself (`compatible`): what was written under this key_id is
+/// readable if this is.
+struct RememberedProbe: Sendable, Equatable, Codable {
+    /// The key_id it was made under.
+    var keyID: String
+    /// The wrapped bytes; nobody remembers what of.
+    var wrapped: Data
+
+    enum CodingKeys: String, CodingKey {
+        case keyID = "key_id"
+        case wrapped
+    }
+}
+
 /// The contents of `keyring.json`.
 struct History: Sendable, Equatable, Codable {
     /// Version of this layout.
@@ -39,6 +53,11 @@ struct History: Sendable, Equatable, Codable {
     /// Wrapped local KEKs, oldest first.
     var localKEKs: [RememberedKEK] = []
 
+    /// One per key_id that was written in `compatible`, oldest first; files of earlier versions have none.
+    var probes: [RememberedProbe]?
+
+    /// A tenth of a megabyte of the file.
+    static let maximumProbes = 64
     static let maximumLocalKEKs = 4_096
     /// Bytes of the file that local KEKs may take; with the key_ids that is less than is accepted at reading.
     static let maximumLocalKEKBytes = 8 * 1024 * 1024
@@ -50,6 +69,7 @@ struct History: Sendable, Equatable, Codable {
         case activeKeyIDs = "active_key_ids"
         case highestVersions = "highest_versions"
         case localKEKs = "local_keks"
+        case probes
     }
 
     /// The key_id is announced now.
@@ -97,11 +117,20 @@ struct History: Sendable, Equatable, Codable {
         return gone.map { localKEKs[$0] }
     }
 
+    /// Remembers a probe of a key_id that has none: the oldest says most of what was written under it.
+    mutating func remember(_ probe: RememberedProbe) {
+        var all = probes ?? []
+        guard !all.contains(where: { $0.keyID == probe.keyID }) else { return }
+        all.append(probe)
+        probes = all.suffix(Self.maximumProbes)
+    }
+
     /// Adds what happened later.
     mutating func append(_ later: History) {
         for keyID in later.activeKeyIDs { activated(keyID) }
         highestVersions.merge(later.highestVersions, uniquingKeysWith: max)
         for kek in later.localKEKs { remember(kek) }
+        for probe in later.probes ?? [] { remember(probe) }
     }
 }
 
@@ -202,11 +231,12 @@ final class HistoryFile: Sendable {
         }
     }
 
-    /// A key_id is announced, with its local KEK if it has one; `save` writes it.
-    func activated(_ keyID: String, with kek: RememberedKEK?) {
+    /// A key_id is announced, with its local KEK if it has one, or with a probe; `save` writes it.
+    func activated(_ keyID: String, with kek: RememberedKEK?, probe: RememberedProbe? = nil) {
         state.withLock { state in
             state.history.activated(keyID)
             if let kek { state.remember(kek) }
+            if let probe { state.history.remember(probe) }
             state.isSaved = false
         }
     }

@@ -60,30 +60,63 @@ extension RingKey {
         return true
     }
 
-    /// Unwraps one remembered local KEK of a former key_id, the next one each time: a former version that was disabled
-    /// must not first show when everything is read again.
-    private func probeFormerVersion(than current: KeyID) async {
-        var newest: [String: RememberedKEK] = [:]
-        var order: [String] = []
-        for kek in history.history.localKEKs where kek.keyID != current.description {
-            guard let keyID = try? KeyID(parsing: kek.keyID), keyID.keyPart == current.keyPart else {
-                continue
+    /// Something that the backend wrapped before, and must still unwrap.
+    enum Remembered {
+        case localKEK(RememberedKEK)
+        case probe(RememberedProbe)
+
+        var keyID: String {
+            switch self {
+            case .localKEK(let kek): kek.keyID
+            case .probe(let probe): probe.keyID
             }
-            if newest.updateValue(kek, forKey: kek.keyID) == nil { order.append(kek.keyID) }
+        }
+    }
+
+    /// What is remembered of key `keyPart` and read by these settings, oldest first, local KEKs last.
+    func remembered(of keyPart: String) -> [Remembered] {
+        let past = history.history
+        let probes = reads(.compatible) ? past.probes ?? [] : []
+        return (probes.map(Remembered.probe) + past.localKEKs.map(Remembered.localKEK)).filter {
+            (try? KeyID(parsing: $0.keyID))?.keyPart == keyPart
+        }
+    }
+
+    /// Has the backend unwrap it; the local KEK if it is one.
+    func unwrap(_ remembered: Remembered) async throws(RemoteKMSError) -> LocalKEK? {
+        switch remembered {
+        case .localKEK(let kek):
+            guard let keyID = try? KeyID(parsing: kek.keyID), let suite = Suite(rawValue: kek.suite) else {
+                return nil
+            }
+            return try await unwrap(
+                [UInt8](kek.wrapped), keyID: keyID, suite: suite, deadline: .after(Self.callLimit))
+        case .probe(let probe):
+            let secret = try await client.unwrap(
+                [UInt8](probe.wrapped), context: Self.compatibleContext, for: .upkeep,
+                by: .after(Self.callLimit))
+            guard secret.bytes.count == Self.compatibleProbeCount else { throw Self.unwrappedOtherwise }
+            return nil
+        }
+    }
+
+    /// Unwraps one thing remembered of a former key_id, the next one each time: a former version that was disabled must
+    /// not first show when everything is read again.
+    private func probeFormerVersion(than current: KeyID) async {
+        var newest: [String: Remembered] = [:]
+        var order: [String] = []
+        for one in remembered(of: current.keyPart) where one.keyID != current.description {
+            if newest.updateValue(one, forKey: one.keyID) == nil { order.append(one.keyID) }
         }
         guard !order.isEmpty else { return }
         let turn = state.withLock { state in
             state.probes += 1
             return state.probes
         }
-        guard let kek = newest[order[turn % order.count]], let keyID = try? KeyID(parsing: kek.keyID),
-            let suite = Suite(rawValue: kek.suite)
-        else { return }
+        let keyID = order[turn % order.count]
+        guard let one = newest[keyID] else { return }
         var trouble: RemoteKMSError?
-        do throws(RemoteKMSError) {
-            _ = try await unwrap(
-                [UInt8](kek.wrapped), keyID: keyID, suite: suite, deadline: .after(Self.callLimit))
-        } catch {
+        do throws(RemoteKMSError) { _ = try await unwrap(one) } catch {
             trouble = RemoteKMSError(
                 error.code,
                 "what was written under the former key_id \(keyID) cannot be read: \(error.summary)",
@@ -91,8 +124,8 @@ extension RingKey {
         }
         if Task.isCancelled { return }
         let before = state.withLock { state in
-            defer { state.formerTroubles[kek.keyID] = trouble }
-            return state.formerTroubles[kek.keyID]
+            defer { state.formerTroubles[keyID] = trouble }
+            return state.formerTroubles[keyID]
         }
         if let trouble, before?.isSameTrouble(as: trouble) != true {
             logger.warning(
@@ -199,7 +232,7 @@ extension RingKey {
 
     /// Writes down what is about to be announced.
     private func write(_ active: Active) {
-        let version = state.withLock { $0.version }
+        let (version, wrapped) = state.withLock { ($0.version, $0.probe?.wrapped) }
         if let version { history.saw(version: version, of: active.keyID.keyPart) }
         let made = active.writer.map { writer in
             RememberedKEK(
@@ -207,7 +240,10 @@ extension RingKey {
                 wrapped: Data(writer.wrappedKey),
                 madeAt: active.madeAt)
         }
-        history.activated(active.keyID.description, with: made)
+        let keyID = active.keyID.description
+        let probe =
+            active.writer == nil ? wrapped.map { RememberedProbe(keyID: keyID, wrapped: Data($0)) } : nil
+        history.activated(keyID, with: made, probe: probe)
         if let warning = history.save() {
             logger.warning("the key history is not written", metadata: [Names.LogKey.error: "\(warning)"])
         }

@@ -130,9 +130,11 @@ extension RingKey {
     /// Neither a local KEK nor any key of Kubernetes has that many bytes.
     private static let probeCount = 40
 
+    /// A key like those of Kubernetes, so that what is proven is what is asked for.
+    static let compatibleProbeCount = 32
+
     func wrapProbe() async throws(RemoteKMSError) {
-        // A key like those of Kubernetes, so that what is proven is what is asked for.
-        let secret = SharedSecret(SecretBytes(randomCount: 32))
+        let secret = SharedSecret(SecretBytes(randomCount: Self.compatibleProbeCount))
         let wrapped = try await client.wrap(
             secret, context: Self.compatibleContext, for: .upkeep, by: .after(Self.callLimit))
         guard wrapped.count <= EnvelopeWriter.ciphertextLimit(.v2) else {
@@ -221,25 +223,20 @@ extension RingKey {
         }
     }
 
-    /// Opens one of the remembered local KEKs of a key which only decrypts, the next one each time: proof that it still
-    /// does.
+    /// Opens one of the things remembered of a key which only decrypts, the next one each time: proof that it still does.
     private func proveRemembered(at now: Moment) async throws(RemoteKMSError) {
         let keyPart = state.withLock { $0.acceptance }.keyPart
-        let ours = history.history.localKEKs.reversed().filter {
-            (try? KeyID(parsing: $0.keyID))?.keyPart == keyPart
-        }
+        let ours = Array(remembered(of: keyPart).reversed())
         guard !ours.isEmpty else { return }
         let turn = state.withLock { state in
             defer { state.probes += 1 }
             return state.probes
         }
-        let remembered = ours[turn % ours.count]
-        guard let keyID = try? KeyID(parsing: remembered.keyID), let suite = Suite(rawValue: remembered.suite)
-        else { return }
-        let wrapped = [UInt8](remembered.wrapped)
-        let kek = try await unwrap(wrapped, keyID: keyID, suite: suite, deadline: .after(Self.callLimit))
-        if let digest = try? WrappedKeyDigest(
-            keyPart: keyPart, wrappedKey: wrapped, clusterContext: clusterContext)
+        let one = ours[turn % ours.count]
+        let kek = try await unwrap(one)
+        if let kek, case .localKEK(let remembered) = one,
+            let digest = try? WrappedKeyDigest(
+                keyPart: keyPart, wrappedKey: [UInt8](remembered.wrapped), clusterContext: clusterContext)
         {
             await keep(kek, as: digest)
         }

@@ -1,6 +1,7 @@
 import EnvelopeCrypto
 import KMSWire
 import RemoteKMS
+import TestSupport
 import Testing
 
 @testable import KeyService
@@ -158,6 +159,54 @@ struct CompatibleTests {
             await plugin.observe(after: .seconds(60))
             #expect(plugin.ring.snapshot()[index].lastProof == Int64(1_000_000 + 60 * minutes))
         }
+    }
+
+    @Test("a former version that was disabled shows at a probe, after a restart too, and stops nothing")
+    func formerVersion() async throws {
+        let state = TemporaryFolder()
+        let provider = FakeProvider()
+        func daemon() -> Plugin {
+            Plugin(KeyRingSettings(keys: [key(provider)], stateDirectory: state.path))
+        }
+        let before = daemon()
+        await before.observe()
+        provider.rotate(to: "2")
+        await before.settle()
+        #expect(before.key.trouble == nil)
+
+        provider.set { $0.disabledVersions = ["1": RemoteKMSError(.keyDisabled, "version 1 is off")] }
+        let after = daemon()
+        for plugin in [before, after] {
+            for _ in 0..<2 { await plugin.observe(after: .seconds(30)) }
+            #expect(plugin.key.trouble?.contains("version 1 is off") == true)
+            #expect(try await plugin.encrypt(random(32)).keyID == plugin.key.keyID)
+        }
+        provider.set { $0.disabledVersions = [:] }
+        await after.observe(after: .seconds(30))
+        #expect(after.key.trouble == nil)
+    }
+
+    @Test("a key that only reads and may no longer decrypt shows at the next probe")
+    func readingKey() async throws {
+        let state = TemporaryFolder()
+        let (old, new) = (FakeProvider(identity: "old"), FakeProvider(identity: "new"))
+        await Plugin(KeyRingSettings(keys: [key(old)], stateDirectory: state.path)).observe()
+        let plugin = Plugin(
+            KeyRingSettings(
+                keys: [key(new, .envelope, name: "new"), key(old, name: "old")], stateDirectory: state.path))
+        await plugin.observe()
+        var reading: KeySnapshot { plugin.ring.snapshot()[1] }
+        #expect(reading.state == .active && reading.lastProof == Int64(1_000_000))
+        old.fail(.unwrap, .permissionDenied)
+        await plugin.observe(after: .seconds(30))
+        #expect(reading.state == .failed && reading.troubleCode == "permissionDenied")
+        #expect(plugin.key.state == .active)
+        old.fail(.unwrap, nil)
+        old.set { $0.truncates = true }
+        await plugin.observe(after: .seconds(30))
+        #expect(
+            reading.troubleCode == "invalidCiphertext",
+            "what is unwrapped must be as long as what was wrapped")
     }
 
     @Test("while only the unwrap fails, writes go on until their time is over")

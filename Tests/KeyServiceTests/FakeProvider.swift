@@ -21,6 +21,8 @@ final class FakeProvider: Provider {
         var padding = 0
         /// Versions whose unwrap gives other bytes than were wrapped.
         var lies: Set<String> = []
+        /// Whether unwraps give a byte less.
+        var truncates = false
         /// What the version becomes as soon as something is wrapped.
         var versionAfterWrap: String?
         var facts = ProviderFacts()
@@ -112,7 +114,7 @@ final class FakeProvider: Provider {
         }
         var bytes = Array(wrapped.dropFirst(2 + version.utf8.count + keyID.utf8.count).prefix(72))
         if now.lies.contains(version), !bytes.isEmpty { bytes[bytes.count - 1] ^= 1 }
-        return secret(bytes)
+        return secret(now.truncates ? Array(bytes.dropLast()) : bytes)
     }
 
     private static func field(_ text: String) -> [UInt8] { [UInt8(text.utf8.count)] + Array(text.utf8) }

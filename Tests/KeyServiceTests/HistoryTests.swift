@@ -149,6 +149,25 @@ struct HistoryTests {
         #expect(try Envelope(parsing: own).wrappedKey == Array(history.localKEKs[0].wrapped))
     }
 
+    @Test(
+        "of every key_id the first probe is kept, of key_ids the latest few, and files without any are read")
+    func probes() throws {
+        var history = History()
+        func probe(_ keyID: String, _ byte: UInt8) -> RememberedProbe {
+            RememberedProbe(keyID: keyID, wrapped: Data([byte]))
+        }
+        for byte in [1, 2] as [UInt8] { history.remember(probe("id", byte)) }
+        #expect(history.probes == [probe("id", 1)])
+        for number in 0..<History.maximumProbes { history.remember(probe("\(number)", 3)) }
+        #expect(history.probes?.count == History.maximumProbes)
+        #expect(history.probes?.first == probe("0", 3))
+
+        folder.write(
+            #"{"format":1,"active_key_ids":["a"],"highest_versions":{},"local_keks":[]}"#, to: "keyring.json")
+        let read = reading(folder.path)
+        #expect(read.warning == nil && read.history.activeKeyIDs == ["a"] && read.history.probes == nil)
+    }
+
     @Test("at its limit it forgets the oldest that another replica made, then the oldest")
     func limit() {
         var history = History()

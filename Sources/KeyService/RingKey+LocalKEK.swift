@@ -222,6 +222,7 @@ extension RingKey {
             state.serves = true
             return state.encrypts ? state.active : nil
         }
+        client.publishGauges()
         guard let active else { return }
         write(active)
         await keepOpened(active)

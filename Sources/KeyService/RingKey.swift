@@ -85,6 +85,7 @@ final class RingKey: Sendable {
                 acceptance: KeyAcceptance(
                     keyPart: "", acceptIdentities: settings.acceptIdentities,
                     adoptKeyIDs: settings.adoptKeyIDs)))
+        if serves { client.publishGauges() }
     }
 
     // MARK: the way of a request

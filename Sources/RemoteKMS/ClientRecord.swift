@@ -1,8 +1,11 @@
 internal import CoreMetrics
 private import Observability
+private import Synchronization
 
 /// What a client's calls and decisions leave behind: counters and durations, made once.
-struct ClientRecord: Sendable {
+///
+/// Gauges tell of the key that serves, so they wait until the client is its.
+final class ClientRecord: Sendable {
     /// What is called.
     enum Operation: String, CaseIterable { case describe, wrap, unwrap }
 
@@ -27,8 +30,22 @@ struct ClientRecord: Sendable {
     private let factory: any MetricsFactory
     private let timers: [Operation: CoreMetrics.Timer]
     private let decisions: [Decision: Counter]
-    private let waitingGauge: Gauge
-    private let breakerGauge: Gauge
+    private let state = Mutex(State())
+
+    private struct State {
+        var waiting = 0
+        var isBreakerOpen = false
+        /// Whether what changes is told; it was once if there are gauges.
+        var isTelling = false
+        var waitingGauge: Gauge?
+        var breakerGauge: Gauge?
+
+        func tell() {
+            guard isTelling else { return }
+            waitingGauge?.record(Double(waiting))
+            breakerGauge?.record(isBreakerOpen ? 1 : 0)
+        }
+    }
 
     init(key: String, metrics factory: any MetricsFactory) {
         self.key = key
@@ -52,11 +69,24 @@ struct ClientRecord: Sendable {
                         dimensions: labels + [(Names.Label.decision, decision.rawValue)], factory: factory)
                 )
             })
-        waitingGauge = Gauge(label: Names.Metric.backendCallsWaiting, dimensions: labels, factory: factory)
-        breakerGauge = Gauge(label: Names.Metric.backendBreakerOpen, dimensions: labels, factory: factory)
-        waitingGauge.record(0)
-        breakerGauge.record(0)
     }
+
+    /// Sets the gauges from now on.
+    func beginTelling() {
+        let labels = [(Names.Label.key, key)]
+        state.withLock { state in
+            guard !state.isTelling else { return }
+            state.isTelling = true
+            state.waitingGauge = Gauge(
+                label: Names.Metric.backendCallsWaiting, dimensions: labels, factory: factory)
+            state.breakerGauge = Gauge(
+                label: Names.Metric.backendBreakerOpen, dimensions: labels, factory: factory)
+            state.tell()
+        }
+    }
+
+    /// Leaves the gauges to the client that comes after.
+    func endTelling() { state.withLock { $0.isTelling = false } }
 
     func ended(_ operation: Operation, _ kind: Kind, _ failure: RemoteKMSError?, after duration: Duration) {
         timers[operation]?.recordNanoseconds(Int64(duration / .nanoseconds(1)))
@@ -68,7 +98,23 @@ struct ClientRecord: Sendable {
     }
 
     func decided(_ decision: Decision) { decisions[decision]?.increment() }
-    func waiting(_ count: Int) { waitingGauge.record(Double(count)) }
-    func forget() { for gauge in [waitingGauge, breakerGauge] { gauge.destroy() } }
-    func breaker(isOpen: Bool) { breakerGauge.record(isOpen ? 1 : 0) }
+    func waiting(_ count: Int) {
+        state.withLock { state in
+            guard state.waiting != count else { return }
+            state.waiting = count
+            state.tell()
+        }
+    }
+    func breaker(isOpen: Bool) {
+        state.withLock { state in
+            state.isBreakerOpen = isOpen
+            state.tell()
+        }
+    }
+    func forget() {
+        state.withLock { state in
+            state.isTelling = false
+            for gauge in [state.waitingGauge, state.breakerGauge] { gauge?.destroy() }
+        }
+    }
 }

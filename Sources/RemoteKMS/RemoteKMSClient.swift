@@ -183,8 +183,12 @@ public actor RemoteKMSClient {
     /// Ends the calls that go on without their caller, and lets none do so any more: the daemon ends.
     public func close() {
         isClosed = true
+        record.endTelling()
         for cancel in withoutCaller.values { cancel() }
     }
+
+    /// The key serves: its gauges tell of this client from now on.
+    public nonisolated func publishGauges() { record.beginTelling() }
 
     /// Drops the gauges: no key of this name is configured any more.
     public nonisolated func forgetMetrics() { record.forget() }
@@ -355,7 +359,9 @@ public actor RemoteKMSClient {
 
         var last: RemoteKMSError?
         var hasRecovered = false
+        // For a turn at the endpoint's rate, which others may have if nothing comes of it.
         var isWaiting = false
+        defer { if isWaiting { limiter?.giveBack(at: clock.now) } }
         func mayTryAgain() -> Bool {
             tries < limits.tries && clock.now.duration(to: deadline.instant) >= Self.shortestTry
         }
@@ -395,8 +401,9 @@ public actor RemoteKMSClient {
                 if slots.take(isUrgent: false) {
                     record.decided(.triedAgain)
                     start(.again)
-                } else if running.isEmpty {
-                    return .failure(last ?? Self.abandoned)
+                } else {
+                    limiter?.giveBack(at: clock.now)
+                    if running.isEmpty { return .failure(last ?? Self.abandoned) }
                 }
             case .secondIsDue:
                 // The first is not cut: a service that takes 2.9 s is about to answer.

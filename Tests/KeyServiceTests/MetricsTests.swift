@@ -67,6 +67,32 @@ struct PassingMetricsTests {
         #expect(store["kmsward_key_ready", "key=a"] == 1)
     }
 
+    @Test("a key that is refused at a reload does not touch the gauges of the one that serves")
+    func refusedCandidate() async throws {
+        let store = MetricStore()
+        func key(_ provider: FakeProvider) -> KeySettings {
+            KeySettings(
+                name: "a", provider: provider, suite: .aes256GCM,
+                limits: .init(tries: 1, failuresInARow: 1))
+        }
+        let provider = FakeProvider()
+        let ring = KeyRing(
+            KeyRingSettings(keys: [key(provider)]), on: PoolExecutor(),
+            logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }, metrics: store)
+        let breaker = { store["kmsward_backend_breaker_open", "key=a"] }
+        #expect(breaker() == 0)
+        for operation in FakeProvider.Operation.allCases { provider.fail(operation, .unavailable) }
+        await ring.observeOnce()
+        #expect(breaker() == 1)
+        let other = FakeProvider()
+        other.fail(.unwrap, .permissionDenied)
+        await #expect(throws: KeyRefusal.self) { try await ring.apply([key(other)]) }
+        #expect(breaker() == 1)
+        other.fail(.unwrap, nil)
+        _ = try await ring.apply([key(other)])
+        #expect(breaker() == 0)
+    }
+
     @Test("trouble, its end, the last proof, credentials and clock are gauges that go with what they tell")
     func trouble() async throws {
         let store = MetricStore()

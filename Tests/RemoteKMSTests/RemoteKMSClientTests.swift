@@ -289,6 +289,22 @@ struct RemoteKMSClientGuardTests {
         #expect(await call.value == .success("hello"))
     }
 
+    @Test("the turn of another try is given back if the caller leaves first")
+    func turnOfAnotherTry() async {
+        let limiter = ThrottleLimiter()
+        let bench = Bench(limiter: limiter)
+        let call = bench.call()
+        await bench.provider.untilTried(1)
+        limiter.throttled(for: .seconds(1), at: bench.clock.now)
+        bench.provider.fail(0, .unavailable)
+        // Deadline, second try and the pause.
+        await bench.clock.untilSleeping(3)
+        call.cancel()
+        #expect(await call.value.code == .deadlineExceeded)
+        await bench.client.settle()
+        #expect(limiter.book(at: bench.clock.now, atMost: .seconds(9)) == .after(.seconds(1)))
+    }
+
     @Test("where calls are slowed down a late one gets no second beside it")
     func rateOfSecondTries() async {
         let bench = slowed()

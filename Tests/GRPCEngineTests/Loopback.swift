@@ -110,7 +110,8 @@ final class EchoHandler: CallHandler {
             // As often as the request has bytes.
             let times = call.message.withBytes { $0.byteCount }
             let text = "key primary: disabled since 10:00\tsay \"why\" – ü"
-            throw CallFailure(.failedPrecondition, Array(repeating: text, count: times).joined(separator: "; "))
+            throw CallFailure(
+                .failedPrecondition, Array(repeating: text, count: times).joined(separator: "; "))
         case 2:
             try await gate.wait()
             return ReplyBytes(count: 0) { _ in }

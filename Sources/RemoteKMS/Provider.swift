@@ -90,6 +90,11 @@ public protocol Provider: AnyObject, Sendable {
     /// Where the key lives; in a service unless the provider says otherwise.
     var storage: KeyStorage { get }
 
+    /// What the key is for good, where nobody is to be asked for it; `describe` is not called then.
+    ///
+    /// No proof of anything: the backend may be gone.
+    var fixedDescription: KeyDescription? { get }
+
     /// Reads the key's identity and the version it wraps with now.
     func describe(_ attempt: Attempt) async throws(RemoteKMSError) -> KeyDescription
 
@@ -116,6 +121,9 @@ public protocol Provider: AnyObject, Sendable {
 extension Provider {
     /// In a service.
     public var storage: KeyStorage { .service }
+
+    /// It has to be asked.
+    public var fixedDescription: KeyDescription? { nil }
 
     /// Nothing.
     public var facts: ProviderFacts { get async { ProviderFacts() } }

@@ -100,6 +100,7 @@ public actor RemoteKMSClient {
 
     /// Reads the key's identity and the version it wraps with now.
     public func describe(by deadline: Deadline) async throws(RemoteKMSError) -> KeyDescription {
+        if let fixed = provider.fixedDescription { return fixed }
         let provider = provider
         return try await call(.describe, .upkeep, by: deadline) { attempt throws(RemoteKMSError) in
             try await provider.describe(attempt)

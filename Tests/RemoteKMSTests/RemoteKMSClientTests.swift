@@ -9,14 +9,16 @@ extension ManualClock: DeadlineClock {}
 
 /// A client over a scripted backend, with time by hand.
 private struct Bench {
-    let provider = ScriptedProvider()
+    let provider: ScriptedProvider
     let clock = ManualClock()
     let client: RemoteKMSClient
 
     init(
-        callsAtOnce: Int = 16, callsWithoutCaller: Int = 8, limiter: ThrottleLimiter = ThrottleLimiter(),
+        _ provider: ScriptedProvider = ScriptedProvider(), callsAtOnce: Int = 16, callsWithoutCaller: Int = 8,
+        limiter: ThrottleLimiter = ThrottleLimiter(),
         clock: ManualClock? = nil
     ) {
+        self.provider = provider
         client = RemoteKMSClient(
             provider, key: "primary",
             limits: .init(callsAtOnce: callsAtOnce, callsWithoutCaller: callsWithoutCaller),
@@ -316,6 +318,18 @@ struct RemoteKMSClientGuardTests {
         bench.clock.advance(by: .milliseconds(1_710))
         #expect(await call.value.code == .deadlineExceeded)
         #expect(bench.provider.tries.count == 1)
+    }
+
+    @Test("what a key is for good is told without a try, and closes no breaker")
+    func fixedDescription() async throws {
+        let fixed = KeyDescription(identity: "k", version: "static", versionCreatedAt: "")
+        let bench = Bench(ScriptedProvider(fixedDescription: fixed))
+        for _ in 0..<5 { await bench.failedCall() }
+        let tries = bench.provider.tries.count
+        let deadline = Deadline(bench.clock.now + .seconds(1))
+        try await #expect(bench.client.describe(by: deadline) == fixed)
+        #expect(await bench.call().value.code == .unavailable)
+        #expect(bench.provider.tries.count == tries, "neither was a try: the breaker is open still")
     }
 
     @Test("keys behind one endpoint and credential are slowed down together")

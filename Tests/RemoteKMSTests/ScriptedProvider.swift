@@ -18,7 +18,10 @@ final class ScriptedProvider: Provider {
     }
 
     let name = "scripted"
+    let fixedDescription: KeyDescription?
     private let state = Mutex(State())
+
+    init(fixedDescription: KeyDescription? = nil) { self.fixedDescription = fixedDescription }
 
     var tries: [Try] { state.withLock { $0.tries } }
     var recoveries: Int { state.withLock { $0.recoveries } }

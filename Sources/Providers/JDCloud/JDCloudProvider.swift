@@ -118,14 +118,16 @@ public final class JDCloudProvider: Provider {
         }
     }
 
+    /// The key's identifier and a version of our own, where the version is not to be read.
+    public var fixedDescription: KeyDescription? {
+        observesVersion ? nil : KeyDescription(identity: identity, version: "static", versionCreatedAt: "")
+    }
+
     /// The key's identifier, with the version that was made last of those that are enabled.
     ///
     /// Which version encrypts is published nowhere; the newest is what the service's rotation makes. Two calls, and one
-    /// more per hundred versions. None where the version is not to be read.
+    /// more per hundred versions.
     public func describe(_ attempt: Attempt) async throws(RemoteKMSError) -> KeyDescription {
-        guard observesVersion else {
-            return KeyDescription(identity: identity, version: "static", versionCreatedAt: "")
-        }
         let status = try await perform(.describeKey, call(.describeKey, "GET", path), attempt) { result, _ in
             result["keyInfo"]?["keyStatus"]?.integer
         }

@@ -46,7 +46,8 @@ class Machine:
         self.folder = short_directory()
         self.name = f"kw{os.getpid()}{self.folder.name[-4:]}".lower().replace("_", "x")
         self.console = open(self.folder / "console", "wb")  # noqa: SIM115  # closed by stop
-        shared = [*([f"--bind-ro={BINARY}:/usr/bin/kmsward"] if binary else []), f"--bind={self.folder}:/mnt", *binds]
+        # The checkout may lie in /tmp, which is another one in there.
+        shared = [f"--bind-ro={UNITS}:/media", *([f"--bind-ro={BINARY}:/usr/bin/kmsward"] if binary else []), *binds]
         self.process = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "bash", "-c", BOOT, "boot", self.name, *shared],
             stdin=subprocess.DEVNULL, stdout=self.console, stderr=subprocess.STDOUT, start_new_session=True,
@@ -87,10 +88,10 @@ class Machine:
     def install(self):
         """What the package's scripts do, as far as systemd is concerned."""
         self.shell(
-            f"""
-            install -D -m 644 {UNITS}/kmsward.sysusers /usr/lib/sysusers.d/kmsward.conf
-            install -D -m 644 {UNITS}/kmsward.tmpfiles /usr/lib/tmpfiles.d/kmsward.conf
-            install -D -m 644 -t /usr/lib/systemd/system {UNITS}/kmsward.service {UNITS}/kmsward.socket
+            """
+            install -D -m 644 /media/kmsward.sysusers /usr/lib/sysusers.d/kmsward.conf
+            install -D -m 644 /media/kmsward.tmpfiles /usr/lib/tmpfiles.d/kmsward.conf
+            install -D -m 644 -t /usr/lib/systemd/system /media/kmsward.service /media/kmsward.socket
             systemd-sysusers kmsward.conf
             systemd-tmpfiles --create kmsward.conf
             install -d -m 750 -g kmsward /etc/kmsward

@@ -468,10 +468,12 @@ def test_a_service_that_does_not_answer_is_refused_in_time(start, fake, jdcloud,
 
 
 def test_bounds_can_be_raised_in_an_outage(start, fake, jdcloud):
-    one = start(keys=[jdcloud])
+    sealing = jdcloud | {"write_format": "envelope"}
+    one = start(keys=[sealing | {"ride_through": "10m"}])
     fake.listener("https", "close")
     eventually(lambda: one.metric("kmsward_key_trouble", key="primary", code="unavailable") == 1, "the trouble")
-    change(one, keys=[jdcloud | {"ride_through": "2h"}])
+    assert one.metric("kmsward_key_writes_stop_in_seconds", key="primary") <= 600
+    change(one, keys=[sealing | {"ride_through": "2h"}])
     hang_up(one, "changed primary")
     eventually(lambda: one.metric("kmsward_key_writes_stop_in_seconds", key="primary") > 3600, "the longer time")
     with one.kms() as kms:
@@ -480,7 +482,7 @@ def test_bounds_can_be_raised_in_an_outage(start, fake, jdcloud):
 
 def test_the_metrics_say_what_the_clock_and_the_proofs_are(start, fake, jdcloud):
     fake.settings(clock_offset_seconds=3600)
-    one = start(keys=[jdcloud])
+    one = start(keys=[jdcloud | {"write_format": "envelope", "ride_through": "2m"}])
     eventually(lambda: abs(one.metric("kmsward_backend_clock_offset_seconds", key="primary") - 3600) < 30, "the offset")
     assert abs(one.metric("kmsward_key_last_proof_timestamp_seconds", key="primary") - time.time()) < 60
     fake.listener("https", "close")

@@ -53,10 +53,15 @@ class Machine:
             stdin=subprocess.DEVNULL, stdout=self.console, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         self.leader = None
-        eventually(self._is_booted, "systemd has booted")
-        assert self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip() in ("running", "degraded")
-        # Whatever this host's own daemon has there.
-        self.run("rm", "-rf", "/etc/kmsward", "/var/lib/kmsward")
+        try:
+            eventually(self._is_booted, "systemd has booted")
+            state = self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip()
+            assert state in ("running", "degraded"), state
+            # Whatever this host's own daemon has there.
+            self.run("rm", "-rf", "/etc/kmsward", "/var/lib/kmsward")
+        except BaseException:
+            self.stop()
+            raise
 
     def _is_booted(self):
         assert self.process.poll() is None, (self.folder / "console").read_text()
@@ -115,8 +120,9 @@ class Machine:
         return self.run("journalctl", "--no-pager", *options, check=False).stdout
 
     def stop(self):
-        with contextlib.suppress(subprocess.SubprocessError, AssertionError):
-            self.run("systemctl", "exit", "0", timeout=5)
+        with contextlib.suppress(subprocess.SubprocessError):
+            if self.leader is not None:
+                self.run("systemctl", "exit", "0", timeout=5, check=False)
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:

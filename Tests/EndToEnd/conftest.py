@@ -1,7 +1,8 @@
 """Black-box tests: they start the real binary, speak to its socket as kube-apiserver does, and look at it from outside.
 
     python3 -m venv .venv && .venv/bin/pip install -r Tests/EndToEnd/requirements.txt
-    swift build -c release --static-swift-stdlib && .venv/bin/pytest Tests/EndToEnd
+    swift build -c release --static-swift-stdlib --product kmsward
+    .venv/bin/pytest Tests/EndToEnd
 
 KMSWARD_BIN names another binary. Needs Linux and what `ops/dev/install-packages test` installs: where that is missing
 tests fail. Some fault tests need root, and are skipped without it; the end of the run lists what was skipped.
@@ -15,7 +16,6 @@ import pytest
 import daemon as daemons
 import gobuild
 import jdcloud_client
-from jdcloud_client import ACCESS_KEY, KEY, SECRET_KEY
 from kms import REPOSITORY
 
 
@@ -102,18 +102,9 @@ def fake(cloud):
 @pytest.fixture
 def on_jdcloud(start, folder, fake):
     """Starts a daemon with one key of the fake: on_jdcloud(options of the provider..., key=..., changes=...)."""
-    (folder / "ak").write_text(ACCESS_KEY + "\n")
-    (folder / "sk").write_text(SECRET_KEY + "\n")
 
     def make(changes=None, key=None, **options):
-        files = {"source": "files", "access_key_file": str(folder / "ak"), "secret_key_file": str(folder / "sk")}
-        block = {
-            "key_id": KEY,
-            "endpoint": fake.https_url.removeprefix("https://"),
-            "ca_file": fake.ca,
-            "credentials": files,
-            **options,
-        }
+        block = fake.block(folder, **options)
         return start(keys=[{"name": "primary", "jdcloud": block, **(key or {})}], **(changes or {}))
 
     return make

@@ -101,7 +101,7 @@ def test_after_the_change_to_envelope_the_old_objects_are_read(on_jdcloud, fake)
 
 
 def test_the_role_is_assumed_and_renewed(on_jdcloud, fake, folder):
-    files = {"source": "files", "access_key_file": str(folder / "ak"), "secret_key_file": str(folder / "sk")}
+    files = fake.block(folder)["credentials"]
     one = on_jdcloud(credentials={**files, "role": role_of(fake)})
     with one.kms() as kms:
         kms.encrypt(b"x")
@@ -114,27 +114,20 @@ def test_the_role_is_assumed_and_renewed(on_jdcloud, fake, folder):
 
 def test_credentials_in_files_are_read_again(on_jdcloud, fake, folder):
     one = on_jdcloud()
-    (folder / "ak").write_text("TESTAKNODESCRIBE")
-    (folder / "sk").write_text("TESTSKtestaknodescribe")
+    (folder / "access_key").write_text("TESTAKNODESCRIBE")
+    (folder / "secret_key").write_text("TESTSKtestaknodescribe")
     eventually(lambda: any(e["access_key"] == "TESTAKNODESCRIBE" for e in fake.log()), "a call with the new access key")
     assert one.process.poll() is None
 
 
 def pair(folder, access_key):
-    (folder / "ak").write_text(access_key)
-    (folder / "sk").write_text("TESTSK" + access_key.lower())
+    (folder / "access_key").write_text(access_key)
+    (folder / "secret_key").write_text("TESTSK" + access_key.lower())
 
 
 def test_an_access_key_that_was_enough_for_the_old_plugin_is_enough_when_it_is_said(prepare, folder, fake):
     """`encrypt` and `decrypt` alone: refused with the permissions that are missing, and the option that does without."""
-    block = {
-        "key_id": KEY,
-        "endpoint": fake.https_url.removeprefix("https://"),
-        "ca_file": fake.ca,
-        "credentials": {
-            "source": "files", "access_key_file": str(folder / "ak"), "secret_key_file": str(folder / "sk")
-        },
-    }  # fmt: skip
+    block = fake.block(folder)
     pair(folder, "TESTAKNODESCRIBE")
     observing = prepare(name="observing", keys=[{"name": "primary", "jdcloud": block}])
     observing.launch()

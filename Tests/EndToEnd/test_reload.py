@@ -13,7 +13,7 @@ import pytest
 
 import jdcloud_client
 from daemon import PATIENCE, KeyFile, eventually, merged
-from jdcloud_client import ACCESS_KEY, KEY, SECRET_KEY
+from jdcloud_client import ACCESS_KEY, SECRET_KEY
 from kms import refusal
 
 APPLIED, REFUSED = "the new configuration is in effect", "the new configuration is refused; the former one goes on"
@@ -344,22 +344,7 @@ def fake(cloud):
 @pytest.fixture
 def jdcloud(folder, fake):
     """One key of JD Cloud that writes `compatible`, so that every Encrypt is a call."""
-    (folder / "ak").write_text(ACCESS_KEY + "\n")
-    (folder / "sk").write_text(SECRET_KEY + "\n")
-    return {
-        "name": "primary",
-        "write_format": "compatible",
-        "jdcloud": {
-            "key_id": KEY,
-            "endpoint": fake.https_url.removeprefix("https://"),
-            "ca_file": fake.ca,
-            "credentials": {
-                "source": "files",
-                "access_key_file": str(folder / "ak"),
-                "secret_key_file": str(folder / "sk"),
-            },
-        },
-    }
+    return {"name": "primary", "write_format": "compatible", "jdcloud": fake.block(folder)}
 
 
 def used(fake, access_key, operation="encrypt"):
@@ -373,10 +358,10 @@ def test_a_pair_of_credential_files_is_rotated_and_no_call_fails(start, folder, 
     one = start(keys=[jdcloud])
     with Load(one) as load:
         # Half of the pair: the service refuses it, and the former pair goes on.
-        (folder / "ak").write_text(AK2)
+        (folder / "access_key").write_text(AK2)
         eventually(lambda: "new credentials are refused, and the former ones go on" in one.log(), "the warning")
         load.passes(10)
-        (folder / "sk").write_text(SK2)
+        (folder / "secret_key").write_text(SK2)
         eventually(lambda: used(fake, AK2), "a call with the new pair")
         load.passes(10)
         eventually(lambda: "well again" in one.log(), "the end of the trouble")
@@ -393,16 +378,16 @@ def test_a_bad_credential_file_is_said_and_the_former_credentials_go_on(start, f
     with Load(one) as load:
         match damage:
             case "empty":
-                (folder / "sk").write_text("")
+                (folder / "secret_key").write_text("")
             case "missing":
-                (folder / "sk").unlink()
+                (folder / "secret_key").unlink()
             case "two words":
-                (folder / "sk").write_text("two words")
+                (folder / "secret_key").write_text("two words")
         eventually(lambda: "no new credentials, and the former ones go on" in one.log(), "the warning")
         assert one.metric("kmsward_key_trouble", key="primary", code="misconfigured") == 1
         load.passes(10)
-        (folder / "ak").write_text(AK2)
-        (folder / "sk").write_text(SK2)
+        (folder / "access_key").write_text(AK2)
+        (folder / "secret_key").write_text(SK2)
         eventually(lambda: used(fake, AK2), "a call with the new pair")
         eventually(lambda: one.metric("kmsward_key_trouble", key="primary") == 0, "the end of the trouble")
     assert one.log().count("no new credentials") == 1

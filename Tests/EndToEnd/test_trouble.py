@@ -284,21 +284,8 @@ def test_trouble_since_before_the_start_is_explained_and_no_key_id_is_made_up(
 def test_trouble_of_a_key_that_only_reads_changes_nothing_else(start, folder, fake, unseen):
     (sealed,) = unseen("envelope", 1)
     writer = KeyFile(folder / "writer.keys").init()
-    reads = {
-        "name": "former",
-        "jdcloud": {
-            "key_id": KEY,
-            "endpoint": fake.https_url.removeprefix("https://"),
-            "ca_file": fake.ca,
-            "credentials": {
-                "source": "files",
-                "access_key_file": str(folder / "ak"),
-                "secret_key_file": str(folder / "sk"),
-            },
-        },
-    }
     configuration = settings(folder, writer)
-    configuration["keys"].append(reads)
+    configuration["keys"].append({"name": "former", "jdcloud": fake.block(folder)})
     one = start(configuration=configuration)
     with one.kms() as kms:
         assert kms.open(sealed)

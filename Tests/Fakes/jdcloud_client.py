@@ -163,6 +163,16 @@ class JDCloudFake:
         """good, expired, not-yet-valid, wrong-name, unknown-authority; for the handshakes from now on."""
         self.control("POST", f"/certificate/{kind}", {})
 
+    def block(self, folder, access_key=ACCESS_KEY, **options):
+        """What a configuration says of `KEY`, with its credentials in files of `folder`."""
+        pair = {"source": "files"}
+        for name, text in (("access_key", access_key), ("secret_key", SECRET_KEY)):
+            path = pathlib.Path(folder) / name
+            path.write_text(text + "\n")
+            pair[f"{name}_file"] = str(path)
+        address = self.https_url.removeprefix("https://")
+        return {"key_id": KEY, "endpoint": address, "ca_file": self.ca, "credentials": pair, **options}
+
     def caller(self, access_key=ACCESS_KEY, **options):
         """A client with one of the accounts."""
         (account,) = [one for one in self.facts["accounts"] if one["access_key"] == access_key]

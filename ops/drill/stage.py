@@ -18,7 +18,7 @@ sys.path.insert(0, str(REPOSITORY / "Tests" / "EndToEnd"))
 sys.path.insert(0, str(REPOSITORY / "Tests" / "Fakes"))
 
 import daemon as daemons  # noqa: E402
-from jdcloud_client import ACCESS_KEY, KEY, SECRET_KEY  # noqa: E402
+from jdcloud_client import ACCESS_KEY  # noqa: E402
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 
 PAGE = REPOSITORY / "docs" / "fault-drill.md"
@@ -31,19 +31,9 @@ TIMEOUT = 3.0
 def configuration(folder, fake, write_format, access_key=ACCESS_KEY, host=None, key=None, rotation=None, **changes):
     """A configuration with one key of the fake, everything else as it is by default."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "ak").write_text(access_key + "\n")
-    (folder / "sk").write_text(SECRET_KEY + "\n")
-    address = fake.https_url.removeprefix("https://")
-    block = {
-        "key_id": KEY,
-        "endpoint": address if host is None else f"{host}:{address.rpartition(':')[2]}",
-        "ca_file": fake.ca,
-        "credentials": {
-            "source": "files",
-            "access_key_file": str(folder / "ak"),
-            "secret_key_file": str(folder / "sk"),
-        },
-    }
+    block = fake.block(folder, access_key)
+    if host is not None:
+        block["endpoint"] = f"{host}:{block['endpoint'].rpartition(':')[2]}"
     made = daemons.settings(folder, daemons.KeyFile(folder / "unused"), rotation=rotation, **changes)
     made["keys"] = [{"name": "primary", "write_format": write_format, "jdcloud": block, **(key or {})}]
     return made

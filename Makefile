@@ -7,7 +7,7 @@ RUN_DIR ?= .run
 METRICS ?= 127.0.0.1:9464
 
 .DEFAULT_GOAL := help
-.PHONY: help deps test-deps build run demo demo-jdcloud test unit-test end-to-end-test lint format reference bench sanitize deb clean
+.PHONY: help deps test-deps build run demo demo-jdcloud test unit-test end-to-end-test lint format reference dashboards bench sanitize deb clean
 
 help: ## Say what the targets do
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -50,6 +50,10 @@ format: ## Format the sources in place
 
 reference: build ## Write the generated pages of docs/ anew
 	$(BINARY) config reference > docs/configuration.md
+
+dashboards: ## Write the dashboards of Grafana anew
+	@ops/dev/python-environment $(VENV)
+	$(VENV)/bin/python dashboards/generate.py
 
 bench: build test-deps ## Compare with grpc-go and with an inline C-core echo; prints a table
 	@ops/dev/install-packages bench

@@ -92,7 +92,7 @@ class Page:
         panel = panel.title(title).description(" ".join(description.split())).datasource(SOURCE)
         return panel.unit(unit).span(width).height(height)
 
-    def graph(self, title, description, unit, queries, width=8, height=8, stacked=False, most=None, steps=None):
+    def graph(self, title, description, unit, queries, width=8, height=8, stacked=False, least=0, most=None, steps=None):
         """Lines over time; `queries` are (expression, legend)."""
         panel = self._place(timeseries.Panel(), title, description, unit, width, height)
         panel = panel.legend(
@@ -102,7 +102,9 @@ class Page:
             .show_legend(True)
             .calcs(["lastNotNull", "max"])
         ).tooltip(commons.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING))
-        panel = panel.line_width(1).fill_opacity(25 if stacked else 8).show_points(common.VisibilityMode.NEVER).min(0)
+        panel = panel.line_width(1).fill_opacity(25 if stacked else 8).show_points(common.VisibilityMode.NEVER)
+        if least is not None:
+            panel = panel.min(least)
         if most is not None:
             panel = panel.max(most)
         if stacked:
@@ -470,7 +472,7 @@ def plugin():
     )
     page.number(
         "Up for",
-        "Time since the start. Short: what was in memory had to be unwrapped again.",
+        "Time since the start. Good: long; short after it was restarted, when what was in memory has to be unwrapped again.",
         units.Seconds,
         "time() - process_start_time_seconds{WHERE}",
         [(None, YELLOW), (600, GREEN)],
@@ -615,6 +617,7 @@ def plugin():
         "What is added to this machine's time in calls to the service. Good: 0; 900 s off is refused.",
         units.Seconds,
         [("kmsward_backend_clock_offset_seconds{KEY}", "{{key}}")],
+        least=None,
     )
 
     page.row("Memory for unwrapped keys")

@@ -7,7 +7,7 @@ RUN_DIR ?= .run
 METRICS ?= 127.0.0.1:9464
 
 .DEFAULT_GOAL := help
-.PHONY: help deps test-deps build run demo demo-jdcloud test unit-test end-to-end-test lint format reference dashboards bench sanitize deb clean
+.PHONY: help deps test-deps build run demo demo-jdcloud test unit-test end-to-end-test lint format reference dashboards bench sanitize deb image clean
 
 help: ## Say what the targets do
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -66,6 +66,10 @@ sanitize: test-deps ## Run the tests under the thread and address sanitizers
 deb: build ## Pack it as a Debian package: .build/deb
 	@ops/dev/install-packages package
 	@ops/packaging/deb .build/deb $(BINARY)
+
+image: build ## Make an OCI image of it, from Debian packages: .build/image
+	@ops/dev/install-packages image
+	@ops/image/build .build/image $(BINARY)
 
 clean: ## Remove what was built
 	rm -rf .build .build-*

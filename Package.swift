@@ -136,8 +136,8 @@ let package = Package(
         tests(
             "Lifecycle",
             [
-                "EnvelopeCrypto", "KeyService", "RemoteKMS", "SecureMemory", "SocketAcceptance",
-                "Observability", logging, metrics,
+                "EnvelopeCrypto", "GRPCEngine", "KeyService", "RemoteKMS", "SecureMemory",
+                "SocketAcceptance", "Observability", logging, metrics,
                 .product(name: "InMemoryLogging", package: "swift-log"),
             ]),
     ],

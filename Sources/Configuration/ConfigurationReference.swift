@@ -107,8 +107,9 @@ public enum ConfigurationReference {
         return """
             ## Changes while it runs
 
-            The daemon takes a changed file without a restart: at SIGHUP at once, else when it has seen the same new content
-            twice, two seconds apart, so that a half-written file is not taken. It follows symbolic links, so files that
+            The daemon takes a changed file without a restart: at once when `kmsward reload` (as `systemctl reload kmsward` does)
+            or SIGHUP asks for it, else when it has seen the same new content twice, two seconds apart, so that a half-written
+            file is not taken. `kmsward reload` waits, and says what became of it. The daemon follows symbolic links, so files that
             Kubernetes or a configuration tool exchanges behind one are seen too. Taken are
 
             - \(list).
@@ -117,8 +118,8 @@ public enum ConfigurationReference {
 
             - A key whose block is the same goes on as it is, with its connections and all that is in memory, wherever in the
               list it stands.
-            - Bounds (`ride_through`, `auth_grace`, `local_kek`) and what is accepted (`accept_formats`, `accept_identities`,
-              `adopt_key_ids`) change with the key as it is, in an outage too.
+            - Bounds (`ride_through`, `auth_grace`, `on_forbidden`, `local_kek`) and what is accepted (`accept_formats`,
+              `accept_identities`, `adopt_key_ids`) change with the key as it is, in an outage too.
             - A new or otherwise changed key, and one that comes first now, must show within 20 s that it works: it answers, and the
               first one also wraps and unwraps. Then all are exchanged at once. No call fails: those under way end with the
               keys they began with.
@@ -128,7 +129,7 @@ public enum ConfigurationReference {
 
             A file that is wrong anywhere, or names a key that does not work, changes nothing at all. The reasons are logged,
             one line each, `kmsward_config_last_reload_successful` is 0, and the former configuration goes on. The file is not
-            tried again before it changes: SIGHUP does that, for a file that was right too early.
+            tried again before it changes: `kmsward reload` does that, for a file that was right too early.
 
             A peer that `allow` admits no more is disconnected. Credential files of JD Cloud are no part of the file and need
             no SIGHUP: a change is seen by the next call. Should the service refuse the new credentials, or a file be empty or

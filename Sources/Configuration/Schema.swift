@@ -55,8 +55,10 @@ enum Schema {
                 """),
             Option(
                 "state_directory", \.stateDirectory, .path,
-                "The directory of the key history (public data). Losing it costs time at the next start, not data."
-            ),
+                """
+                The directory of the key history (public data); `StateDirectory=` of systemd's unit when left out there. Losing \
+                it costs time at the next start, not data.
+                """),
 
             Option(
                 "keys", \.keys, .blocks(of: key, atMost: 64), required: true, reloads: true,
@@ -158,6 +160,13 @@ enum Schema {
                 """
                 The same while the backend refuses the daemon, or the key's set-up is wrong: a key file that is missing, \
                 damaged or older than before.
+                """),
+            Option(
+                "on_forbidden", \.onForbidden, .choice,
+                """
+                What becomes of what is in memory when `auth_grace` is over and the backend still says 401, 403 or 404: `keep` \
+                reads it for a day, as in an outage, so that a mistake in its permissions is no outage of the cluster; `wipe` \
+                lets go of it at once, so that taking the permission away ends all reading.
                 """),
             Option(
                 "write_format", \.writeFormat, .choice,

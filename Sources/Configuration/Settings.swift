@@ -12,7 +12,9 @@ public struct Settings: Sendable, Equatable {
     /// Bound into every key_id and ciphertext; up to 255 bytes, the same on every replica.
     public var clusterContext = ""
     /// The directory of the key history.
-    public var stateDirectory = "/var/lib/kmsward"
+    public var stateDirectory = Settings.usualStateDirectory
+    /// Where that is if nobody says otherwise.
+    public static let usualStateDirectory = "/var/lib/kmsward"
     /// The keys: the first encrypts, all decrypt.
     public var keys: [Key] = []
     /// When a changed remote key is noticed and taken over.
@@ -154,6 +156,14 @@ extension Settings {
             case compatible
         }
 
+        /// What becomes of what was unwrapped when the backend has refused the daemon for `authGrace`.
+        public enum OnForbidden: String, Sendable, CaseIterable {
+            /// It is read for a day, as in an outage.
+            case keep
+            /// It is wiped: whoever takes the daemon's permission away wants nothing to be read any more.
+            case wipe
+        }
+
         /// The name in metrics and logs: 1 to 63 of `a-z`, `0-9` and `-`.
         public var name: String
         /// What it encrypts with; each ciphertext says itself what opens it.
@@ -168,6 +178,8 @@ extension Settings {
         public var rideThrough = Duration.seconds(86_400)
         /// The same while the backend refuses the daemon, or the key's set-up is wrong.
         public var authGrace = Duration.seconds(15 * 60)
+        /// What becomes of what is in memory when that time is over and the backend still refuses the daemon.
+        public var onForbidden = OnForbidden.keep
         /// How new ciphertexts are written.
         public var writeFormat = Format.envelope
         /// Which ciphertexts are read; none given means those of `writeFormat`.

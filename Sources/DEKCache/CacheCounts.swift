@@ -61,6 +61,15 @@ public struct CacheCounts: Sendable, Equatable {
     /// Nothing yet.
     public init() {}
 
+    mutating func count(_ result: LookupResult) {
+        switch result {
+        case .hit: hits += 1
+        case .miss: misses += 1
+        case .coalesced: coalesced += 1
+        case .negative: negativeHits += 1
+        }
+    }
+
     /// Requests with that result.
     public func requests(_ result: LookupResult) -> Int {
         switch result {

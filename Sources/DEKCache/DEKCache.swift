@@ -119,22 +119,22 @@ public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
     public func value(
         for key: KeyDigest, in scope: Scope, orLoad load: @escaping Load
     ) async throws(DEKCacheFailure<Failure>) -> Value {
-        guard !isShutDown else { throw .shutDown }
-        let now = now()
-        if let value = held(key, at: now, reloadingBy: load) { return value }
-        if let failure = negatives.failure(key, at: now) {
-            tally.negativeHits += 1
-            throw .remembered(failure)
-        }
-        // Nothing has been asked of anybody for this one yet.
-        guard !Task.isCancelled else { throw .cancelled }
-        if loads[key] == nil {
-            tally.misses += 1
-            start(load, for: key, in: scope, at: now, isReload: false)
-        } else {
-            tally.coalesced += 1
-        }
+        let (answer, result) = try known(key, orLoadIn: scope, load)
+        tally.count(result)
+        if let answer { return try answer.get() }
         return try await wait(for: key)
+    }
+
+    /// Has the value loaded before anybody asks for it, if it is neither here nor being loaded; the same otherwise, but no request
+    /// and not counted as one.
+    public func prefetch(
+        _ key: KeyDigest, in scope: Scope, by load: @escaping Load
+    ) async throws(DEKCacheFailure<Failure>) {
+        if let answer = try known(key, orLoadIn: scope, load).answer {
+            _ = try answer.get()
+        } else {
+            _ = try await wait(for: key)
+        }
     }
 
     /// Keeps a value that came from elsewhere: made here, or unwrapped beside the requests.
@@ -247,6 +247,25 @@ public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
 
     // MARK: loads
 
+    /// What is known already; if nothing is, a load is under way afterwards.
+    private func known(
+        _ key: KeyDigest, orLoadIn scope: Scope, _ load: @escaping Load
+    ) throws(DEKCacheFailure<Failure>) -> (
+        answer: Result<Value, DEKCacheFailure<Failure>>?, result: LookupResult
+    ) {
+        guard !isShutDown else { throw .shutDown }
+        let now = now()
+        if let value = held(key, at: now, reloadingBy: load) { return (.success(value), .hit) }
+        if let failure = negatives.failure(key, at: now) {
+            return (.failure(.remembered(failure)), .negative)
+        }
+        // Nothing has been asked of anybody for this one yet.
+        guard !Task.isCancelled else { throw .cancelled }
+        guard loads[key] == nil else { return (nil, .coalesced) }
+        start(load, for: key, in: scope, at: now, isReload: false)
+        return (nil, .miss)
+    }
+
     /// The value that is there, with a reload beside it if it is old and there is room for one.
     private func held(_ key: KeyDigest, at now: Duration, reloadingBy load: @escaping Load) -> Value? {
         guard let slot = table.slot(of: key) else { return nil }
@@ -260,7 +279,6 @@ public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
             // Until then hits need not look.
             table.setReloadFrom(now + limits.loadBudget, slot)
         }
-        tally.hits += 1
         return object(table.use(slot))
     }
 

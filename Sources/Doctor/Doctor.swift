@@ -50,6 +50,29 @@ public struct Doctor: Sendable {
         case path(String)
         /// An abstract name, without the `@`.
         case abstract(String)
+
+        /// The same for a client of the engine's.
+        public var target: Client.Target {
+            switch self {
+            case .path(let path): .unix(path: path)
+            case .abstract(let name): .abstract(name: name)
+            }
+        }
+
+        /// Why nobody who speaks HTTP/2 can be reached there, and what to do, in one line; nil if somebody can.
+        public func obstacle(within patience: Duration) -> String? {
+            do throws(SocketProbe.Problem) {
+                _ = try probe(patience)
+                return nil
+            } catch { return error.remedy.isEmpty ? error.detail : "\(error.detail): \(error.remedy)" }
+        }
+
+        func probe(_ patience: Duration) throws(SocketProbe.Problem) -> SocketProbe.Owner {
+            switch self {
+            case .path(let path): try SocketProbe.connect(to: path, isAbstract: false, patience: patience)
+            case .abstract(let name): try SocketProbe.connect(to: name, isAbstract: true, patience: patience)
+            }
+        }
     }
 
     private let socket: Socket
@@ -75,12 +98,7 @@ public struct Doctor: Sendable {
     ) async -> Finding.Severity {
         var visit = Visit(report: report)
         guard connects(&visit) else { return visit.worst }
-        let target: Client.Target =
-            switch socket {
-            case .path(let path): .unix(path: path)
-            case .abstract(let name): .abstract(name: name)
-            }
-        let client = Client(engine: engine, target: target)
+        let client = Client(engine: engine, target: socket.target)
         let plugin = KMSClient(client: client, timeout: timeout)
         let speaksV1 = await examineV1(plugin, &visit)
         let speaksV2 = await examineV2(plugin, &visit)
@@ -126,15 +144,14 @@ public struct Doctor: Sendable {
 
     private func connects(_ visit: inout Visit) -> Bool {
         do throws(SocketProbe.Problem) {
+            let owner = try socket.probe(timeout)
             switch socket {
             case .path(let path):
-                let owner = try SocketProbe.connect(to: path, isAbstract: false, patience: timeout)
                 let permissions = SocketProbe.permissions(of: path).map { "; \($0)" } ?? ""
                 visit.add(
                     .ok, "socket",
                     "connected to \(path); pid \(owner.pid) listens, uid \(owner.uid)\(permissions)")
             case .abstract(let name):
-                let owner = try SocketProbe.connect(to: name, isAbstract: true, patience: timeout)
                 visit.add(.ok, "socket", "connected to @\(name); pid \(owner.pid) listens, uid \(owner.uid)")
             }
             return true

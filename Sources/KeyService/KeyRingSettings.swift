@@ -30,6 +30,8 @@ public struct KeySettings: Sendable {
     public var rideThrough: Duration
     /// The same while the backend refuses us, or the set-up is wrong.
     public var authGrace: Duration
+    /// Whether what was unwrapped is wiped when that time is over and the backend still refuses us.
+    public var forgetsWhenForbidden: Bool
     /// How its backend is called; by default as befits where the key lives.
     public var limits: RemoteKMSClient.Limits
     /// Slows its calls down; shared with the other keys behind the same endpoint and credential; nil where nothing throttles.
@@ -43,8 +45,8 @@ public struct KeySettings: Sendable {
         acceptIdentities: [String] = [],
         adoptKeyIDs: [String] = [], localKEKMaximumAge: Duration = .seconds(30 * 86_400),
         localKEKMaximumUses: UInt64 = 1 << 32, rideThrough: Duration? = nil,
-        authGrace: Duration = .seconds(15 * 60), limits: RemoteKMSClient.Limits? = nil,
-        limiter: ThrottleLimiter? = nil
+        authGrace: Duration = .seconds(15 * 60), forgetsWhenForbidden: Bool = false,
+        limits: RemoteKMSClient.Limits? = nil, limiter: ThrottleLimiter? = nil
     ) {
         self.name = name
         self.provider = provider
@@ -58,6 +60,7 @@ public struct KeySettings: Sendable {
         self.acceptFormats = acceptFormats ?? [writeFormat]
         self.rideThrough = rideThrough ?? Self.usualRideThrough(writeFormat)
         self.authGrace = authGrace
+        self.forgetsWhenForbidden = forgetsWhenForbidden
         self.limits = limits ?? (provider.storage == .file ? .local : .init())
         self.limiter = limiter
     }
@@ -80,7 +83,7 @@ extension KeySettings {
             && acceptIdentities == other.acceptIdentities && adoptKeyIDs == other.adoptKeyIDs
             && localKEKMaximumAge == other.localKEKMaximumAge
             && localKEKMaximumUses == other.localKEKMaximumUses && rideThrough == other.rideThrough
-            && authGrace == other.authGrace
+            && authGrace == other.authGrace && forgetsWhenForbidden == other.forgetsWhenForbidden
     }
 
     /// Whether both write the same by the same calls: all else may change without a proof, in an outage too.
@@ -97,7 +100,9 @@ extension KeySettings {
 
     /// How long it goes on without a proof.
     var bounds: KeyHealth.Limits {
-        KeyHealth.Limits(rideThrough: rideThrough, authGrace: authGrace, storage: provider.storage)
+        KeyHealth.Limits(
+            rideThrough: rideThrough, authGrace: authGrace, storage: provider.storage,
+            forgetsWhenForbidden: forgetsWhenForbidden)
     }
 
     func client(_ metrics: any MetricsFactory) -> RemoteKMSClient {

@@ -55,7 +55,8 @@ extension RingKey {
             }
             return state.active != nil
         }
-        await cache.wipe(scope, because: monitor.health.trouble?.code == .keyDisabled ? .denied : .expired)
+        let isDenied = monitor.health.trouble.map { $0.code == .keyDisabled || $0.code.isForbidding } == true
+        await cache.wipe(scope, because: isDenied ? .denied : .expired)
         if hadSecrets {
             logger.error(
                 "what was unwrapped with the key is wiped: nothing written with it can be read until it serves again",

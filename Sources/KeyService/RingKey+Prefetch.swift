@@ -70,7 +70,7 @@ extension RingKey {
         else { return true }
         let wrapped = [UInt8](kek.wrapped)
         do throws(CacheFailure) {
-            _ = try await cache.value(for: digest.cacheKey, in: scope) { budget throws(RemoteKMSError) in
+            try await cache.prefetch(digest.cacheKey, in: scope) { budget throws(RemoteKMSError) in
                 UnwrappedKey(
                     .localKEK(
                         try await self.unwrap(

@@ -51,14 +51,14 @@ public struct Daemon: Sendable {
         /// How long calls in flight may go on when the daemon ends.
         public var drain: Duration
         /// Where metrics and health are served; nil for nowhere.
-        public var endpoint: String?
+        public var endpoint: HealthEndpoint.Source?
         /// How long READY=1 waits for the first verdict on the keys.
         public var longestSilence: Duration
 
         /// A plan.
         public init(
             source: Source, policy: PeerPolicy, acceptance: SocketAcceptor.Settings, callsInFlight: Int,
-            drain: Duration, endpoint: String?, longestSilence: Duration = .seconds(20)
+            drain: Duration, endpoint: HealthEndpoint.Source?, longestSilence: Duration = .seconds(20)
         ) {
             self.source = source
             self.policy = policy
@@ -105,8 +105,8 @@ public struct Daemon: Sendable {
         // What can fail comes first, while there is nothing to undo.
         let socket = try listen()
         let address = socket.address
-        let endpoint = plan.endpoint.map { listen in
-            HealthEndpoint(listen: listen, registry: registry, ready: { readiness(state) })
+        let endpoint = plan.endpoint.map { source in
+            HealthEndpoint(source, registry: registry, ready: { readiness(state) })
         }
         do throws(EndpointError) { try endpoint?.start() } catch { throw StartFailure(error.description) }
         defer { endpoint?.stop() }
@@ -117,10 +117,13 @@ public struct Daemon: Sendable {
         let engine = EngineThread()
         let (ring, service) = keys(engine)
         state.keysAreKnown(ring)
-        let handler = KMSCallHandler(
-            service: service, decoder: RequestDecoder(on: engine, logger: logger), logger: logger)
+        let requests = ReloadRequests()
+        let handler = DaemonCalls(
+            kms: KMSCallHandler(
+                service: service, decoder: RequestDecoder(on: engine, logger: logger), logger: logger),
+            reloads: configuration == nil ? nil : requests)
         let server = Server(
-            engine: engine, methods: KMSCallHandler.methods, handler: handler,
+            engine: engine, methods: DaemonCalls.methods, handler: handler,
             limits: Server.Limits(callsInFlight: plan.callsInFlight))
         registry.gauge(Names.Metric.requestsInFlight) { Double(server.callsInFlight) }
         let acceptor: SocketAcceptor
@@ -140,7 +143,7 @@ public struct Daemon: Sendable {
         }
         await server.start()
         listening(address, endpoint?.address)
-        await serve(ring, acceptor, server, engine, state)
+        await serve(ring, acceptor, server, engine, state, requests)
         guard !state.hasAbandonedCalls else { return false }
         engine.stop()
         return true
@@ -165,22 +168,27 @@ public struct Daemon: Sendable {
     /// Runs the services until a signal comes; they start in this order and stop in the reverse one.
     private func serve(
         _ ring: KeyRing, _ acceptor: SocketAcceptor, _ server: Server, _ engine: EngineThread,
-        _ state: DaemonState
+        _ state: DaemonState, _ requests: ReloadRequests
     ) async {
         var services: [any Service] = [
             KeyObservation(ring: ring),
             StatusLine(
                 ring: ring, callsInFlight: { server.callsInFlight }, longestSilence: plan.longestSilence,
-                manager: manager, clock: ContinuousClock(), logger: logger),
+                manager: manager, state: state, clock: ContinuousClock(), epochSeconds: KeyRing.timeOfDay,
+                logger: logger),
             Watchdog(engine: engine, manager: manager, clock: ContinuousClock(), logger: logger),
         ]
         if let configuration {
             services.append(
                 Reloading(
                     configuration: configuration, daemon: RunningDaemon(ring: ring, acceptor: acceptor),
-                    hangups: await UnixSignalsSequence(trapping: .sighup), clock: ContinuousClock(),
+                    hangups: await UnixSignalsSequence(trapping: .sighup), requests: requests,
+                    manager: manager, state: state, clock: ContinuousClock(),
                     epochSeconds: KeyRing.timeOfDay, metrics: ReloadMetrics(), logger: logger))
         }
+        #if DEBUG
+            services.append(WatchdogTrial(engine: engine))
+        #endif
         services.append(
             Serving(
                 clock: ContinuousClock(), acceptor: acceptor, server: server, grace: plan.drain,

@@ -19,21 +19,37 @@ struct StatusLine: Service {
     let callsInFlight: @Sendable () -> Int
     let longestSilence: Duration
     let manager: any ServiceManager
+    let state: DaemonState
     let clock: any Clock<Duration>
+    let epochSeconds: @Sendable () -> Int64
     let logger: Logger
 
     private static let interval = Duration.seconds(10)
+    /// Between words that the start goes on; each of them holds for longer than the next one takes to come.
+    private static let patience = Duration.seconds(2)
+    private static let startLimit = Duration.seconds(30)
 
     func run() async throws {
         let ring = ring
         let (limit, clock) = (longestSilence, clock)
         let hasVerdict = await cancelWhenGracefulShutdown {
-            await ring.waitForFirstVerdict(atMost: limit, clock: clock)
+            await withTaskGroup(of: Void.self) { group in
+                group.addTask {
+                    repeat {
+                        manager.starting(status: text(since: "starting"), atMost: Self.startLimit)
+                        // Cancelled: there is a verdict, or no time left for one.
+                        do { try await clock.sleep(for: Self.patience) } catch { break }
+                    } while !Task.isCancelled
+                }
+                defer { group.cancelAll() }
+                return await ring.waitForFirstVerdict(atMost: limit, clock: clock)
+            }
         }
         // Cut short by a stop: there is nobody to be ready for.
         guard !Task.isShuttingDownGracefully else { return }
-        let line = text
+        let line = text(since: "serving")
         manager.ready(status: line)
+        state.announceReadiness()
         if !hasVerdict {
             logger.warning(
                 "ready without a verdict on the keys: the API server may start, and is told the cause",
@@ -45,14 +61,15 @@ struct StatusLine: Service {
             logger.info("ready", metadata: [Names.LogKey.status: "\(line)"])
         }
         await untilShutdown(every: Self.interval, clock) {
-            manager.status(text)
+            manager.status(text(since: "serving"))
             // Memory is mapped as it is needed; the limit may be met long after the start.
             if let warning = SecureMemory.takeWarning() { logger.warning("\(warning)") }
         }
     }
 
-    private var text: String {
-        let now = ring.snapshot().map { $0.status }
-        return (["serving"] + now + ["\(callsInFlight()) calls in flight"]).joined(separator: "; ")
+    private func text(since life: String) -> String {
+        let now = epochSeconds()
+        let keys = ring.snapshot().map { $0.status(at: now) }
+        return ([life] + keys + ["\(callsInFlight()) calls in flight"]).joined(separator: "; ")
     }
 }

@@ -2,10 +2,10 @@ internal import KeyService
 internal import Observability
 
 extension KeySnapshot {
-    /// What the status line says of this key.
-    var status: String {
+    /// What the status line says of this key at a time, seconds since 1970.
+    func status(at now: Int64) -> String {
         switch state {
-        case .active: "key \(name) \(reservation ?? "ok")"
+        case .active: "key \(name) \(reservation ?? "ok" + age(at: now))"
         case .starting: "key \(name) not known yet"
         case .failed: "key \(name) FAILED: \(trouble ?? "cause unknown")"
         }
@@ -22,6 +22,9 @@ extension KeySnapshot {
                 ? Readiness.Check(subject, problem: problem) : Readiness.Check(subject, note: problem)
         }
     }
+
+    /// ` 12 s ago`, of the last proof.
+    private func age(at now: Int64) -> String { lastProof.map { " \(max(0, now - $0)) s ago" } ?? "" }
 
     /// What is wrong with a key that serves, and for how long it still writes; nil if nothing is wrong.
     private var reservation: String? {

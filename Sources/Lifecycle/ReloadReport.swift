@@ -2,9 +2,9 @@ public import KeyService
 public import SocketAcceptance
 
 /// What became of a configuration that was read anew: for the log, the metrics, and whoever asked for it.
-public struct ReloadReport: Sendable, Equatable {
+public struct ReloadReport: Sendable, Equatable, Codable {
     /// How it ended.
-    public enum Result: String, Sendable, CaseIterable {
+    public enum Result: String, Sendable, CaseIterable, Codable {
         /// Something changed, and is in effect.
         case applied
         /// It says what runs already, apart from what waits for a restart.

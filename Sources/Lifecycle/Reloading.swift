@@ -19,7 +19,8 @@ struct ContentWatch: Equatable {
     }
 }
 
-/// Takes a changed configuration while the daemon runs: at SIGHUP, and by itself when the file is another one.
+/// Takes a changed configuration while the daemon runs: at SIGHUP, when somebody asks for it over the socket, and by itself
+/// when the file is another one.
 ///
 /// One reload at a time.
 struct Reloading<Hangups: AsyncSequence & Sendable>: Service
@@ -27,12 +28,15 @@ where Hangups.Element: Sendable, Hangups.Failure == Never {
     let configuration: any LiveConfiguration
     let daemon: RunningDaemon
     let hangups: Hangups
+    let requests: ReloadRequests
+    let manager: any ServiceManager
+    let state: DaemonState
     let clock: any Clock<Duration>
     let epochSeconds: @Sendable () -> Int64
     let metrics: ReloadMetrics
     let logger: Logger
 
-    private enum Event { case hangup, look }
+    private enum Event { case hangup, request, look }
 
     /// How often the file is looked at.
     private static var interval: Duration { .seconds(2) }
@@ -41,6 +45,8 @@ where Hangups.Element: Sendable, Hangups.Failure == Never {
         metrics.runs(since: epochSeconds())
         await cancelWhenGracefulShutdown {
             let (events, sink) = AsyncStream<Event>.makeStream()
+            requests.open { sink.yield(.request) }
+            defer { requests.close() }
             await withDiscardingTaskGroup { group in
                 group.addTask { for await _ in hangups { sink.yield(.hangup) } }
                 // From the end of one look to the next, however long a reload between them takes: two that follow each other
@@ -62,16 +68,26 @@ where Hangups.Element: Sendable, Hangups.Failure == Never {
     private func act(on event: Event, _ watch: inout ContentWatch) async {
         switch event {
         case .hangup: await reload()
+        case .request:
+            let waiting = requests.take()
+            // Answered already by the reload before.
+            guard !waiting.isEmpty else { return }
+            let report = await reload()
+            for one in waiting { one.resume(returning: Task.isCancelled ? nil : report) }
         case .look:
             if watch.sees(await configuration.look(), judged: await configuration.judged) { await reload() }
             await configuration.tidy()
         }
     }
 
-    private func reload() async {
+    @discardableResult private func reload() async -> ReloadReport {
+        let isAnnounced = state.isReady
+        if isAnnounced { manager.reloading() }
         let report = await configuration.reload(daemon)
+        // Before the report: whoever waits for it looks at the unit next.
+        if isAnnounced, state.isReady { manager.reloaded() }
         // Cut short by the stop.
-        guard !Task.isCancelled else { return }
+        guard !Task.isCancelled else { return report }
         metrics.ended(report.result, at: epochSeconds())
         tell(report.warnings, .warning)
         switch report.result {
@@ -85,7 +101,7 @@ where Hangups.Element: Sendable, Hangups.Failure == Never {
                 "the new configuration is refused; the former one goes on",
                 metadata: [
                     Names.LogKey.reason: "\(report.reasons.first ?? "")",
-                    Names.LogKey.remedy: "correct it; for one that was right too early, send SIGHUP",
+                    Names.LogKey.remedy: "correct it; for one that was right too early: kmsward reload",
                 ])
         }
         if !report.waiting.isEmpty {
@@ -93,6 +109,7 @@ where Hangups.Element: Sendable, Hangups.Failure == Never {
                 "restart to apply: these options do not change while the daemon runs",
                 metadata: [Names.LogKey.changes: "\(report.waiting.joined(separator: ", "))"])
         }
+        return report
     }
 
     private func tell(_ remarks: [String], _ level: Logger.Level) {

@@ -11,6 +11,12 @@ public protocol ServiceManager: Sendable {
     func ready(status: String)
     /// One line that an operator reads in `systemctl status`.
     func status(_ line: String)
+    /// The start goes on, and takes no longer than this from now; to be said again if it does.
+    func starting(status: String, atMost limit: Duration)
+    /// A reload has begun; only after `ready`.
+    func reloading()
+    /// The reload has ended, well or not.
+    func reloaded()
     /// The stop has begun.
     func stopping()
     /// The daemon is alive; only to be sent when that has been proven.
@@ -35,6 +41,14 @@ public struct Systemd: ServiceManager {
     public func ready(status: String) { notify("READY=1\nSTATUS=\(Self.oneLine(status))") }
     /// `STATUS=` in one line.
     public func status(_ line: String) { notify("STATUS=\(Self.oneLine(line))") }
+    /// `EXTEND_TIMEOUT_USEC=`, and `STATUS=` in one line.
+    public func starting(status: String, atMost limit: Duration) {
+        notify("EXTEND_TIMEOUT_USEC=\(limit / .microseconds(1))\nSTATUS=\(Self.oneLine(status))")
+    }
+    /// `RELOADING=1`.
+    public func reloading() { notify("RELOADING=1") }
+    /// `READY=1`.
+    public func reloaded() { notify("READY=1") }
     /// `STOPPING=1`.
     public func stopping() { notify("STOPPING=1\nSTATUS=stopping") }
     /// `WATCHDOG=1`.

@@ -13,11 +13,17 @@ public struct KeyHealth: Sendable {
         public var missingKeyGrace: Duration
         /// After how long without a proof what was unwrapped is wiped.
         public var forgetAfter: Duration
+        /// Whether what was unwrapped is wiped at once when writing has stopped since the service refuses us.
+        public var forgetsWhenForbidden: Bool
 
         /// Limits for a key that lives in `storage`; what was unwrapped is kept for a day, or longer if writing may go on
         /// longer: what is written must be readable.
-        public init(rideThrough: Duration, authGrace: Duration, storage: KeyStorage = .service) {
+        public init(
+            rideThrough: Duration, authGrace: Duration, storage: KeyStorage = .service,
+            forgetsWhenForbidden: Bool = false
+        ) {
             self.rideThrough = rideThrough
+            self.forgetsWhenForbidden = forgetsWhenForbidden
             forgetAfter = max(.seconds(86_400), rideThrough, authGrace)
             self.authGrace = authGrace
             missingKeyGrace =
@@ -141,7 +147,12 @@ public struct KeyHealth: Sendable {
         writesStopIn = stopped == nil ? nearest?.left : .zero
         let isDenialConfirmed =
             finding.denial != nil && isDeniedSince.map { now - $0 >= Self.denialConfirmedAfter } == true
-        mustForget = isDenialConfirmed || finding.proof != nil && now - lastProof >= limits.forgetAfter
+        let isForbidden =
+            limits.forgetsWhenForbidden && stopped?.code.isForbidding == true
+            && [finding.encryption, finding.proof].contains { $0?.code.isForbidding == true }
+        mustForget =
+            isDenialConfirmed || isForbidden
+            || finding.proof != nil && now - lastProof >= limits.forgetAfter
     }
 
     /// What ends writing first if `finding`, made at `now`, lasts, and how long it leaves.
@@ -192,4 +203,7 @@ extension RemoteKMSError.Code {
             false
         }
     }
+
+    /// Whether it is the service's own word that we may not use the key, and no mistake of a set-up.
+    public var isForbidding: Bool { [.unauthenticated, .permissionDenied, .keyNotFound].contains(self) }
 }

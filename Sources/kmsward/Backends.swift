@@ -1,4 +1,5 @@
 internal import Configuration
+private import Glibc
 private import HTTPTransport
 internal import KeyService
 private import LocalProvider
@@ -71,8 +72,25 @@ actor Backends {
         }
     }
 
+    /// Whether sockets of the Internet can be made here; a unit's sandbox may forbid that.
+    private static var mayUseNetwork: Bool {
+        [AF_INET, AF_INET6].contains { family in
+            let descriptor = Glibc.socket(family, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+            if descriptor >= 0 { Glibc.close(descriptor) }
+            return descriptor >= 0 || errno != EAFNOSUPPORT
+        }
+    }
+
     private func wayIndex(_ settings: HTTPTransport.Settings) throws(RemoteKMSError) -> Int {
         if let known = ways.firstIndex(where: { $0.settings == settings }) { return known }
+        guard Self.mayUseNetwork else {
+            throw RemoteKMSError(
+                .misconfigured,
+                "this process may not open network sockets, which the key's service needs (RestrictAddressFamilies= of its unit)",
+                remedy:
+                    "put remote-keys.conf, of the package's documentation, into /etc/systemd/system/kmsward.service.d, then "
+                    + "systemctl daemon-reload and restart")
+        }
         do throws(HTTPFailure) {
             ways.append(Way(settings: settings, transport: try HTTPTransport(settings)))
         } catch {

@@ -52,7 +52,8 @@ actor ConfigurationFile: LiveConfiguration {
             let problems = settings.problems()
             guard problems.isEmpty else { throw ConfigurationError(warnings + problems) }
             return try await take(
-                running.changing(to: settings), daemon, warnings: warnings.map(\.description))
+                running.changing(to: settings.withUnitsDirectory()), daemon,
+                warnings: warnings.map(\.description))
         } catch {
             return ReloadReport(
                 .refused,

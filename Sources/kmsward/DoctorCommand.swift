@@ -54,8 +54,8 @@ struct DoctorCommand: AsyncParsableCommand {
     }
 }
 
-/// Reads a socket's address.
-private func parseSocket(_ text: String) throws -> Doctor.Socket {
+/// Reads a socket's address of the command line.
+func parseSocket(_ text: String) throws -> Doctor.Socket {
     do throws(SocketFailure) {
         switch try SocketAddress(parsing: text, relativePaths: .allowed).name {
         case .path(let path): return .path(path)
@@ -65,7 +65,7 @@ private func parseSocket(_ text: String) throws -> Doctor.Socket {
 }
 
 /// Reads a duration of the command line: `3s`, `500ms`.
-private func parseTimeout(_ text: String) throws -> Duration {
+func parseTimeout(_ text: String) throws -> Duration {
     if text.hasSuffix("ms"), let value = UInt32(text.dropLast(2)), value > 0 {
         return .milliseconds(Int64(value))
     }

@@ -13,7 +13,8 @@ internal import ArgumentParser
             """,
         version: Version.current,
         subcommands: [
-            Serve.self, DoctorCommand.self, ConfigCommand.self, KeyCommand.self, VersionCommand.self,
+            Serve.self, ReloadCommand.self, DoctorCommand.self, ConfigCommand.self, KeyCommand.self,
+            VersionCommand.self,
         ])
 }
 

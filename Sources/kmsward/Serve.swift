@@ -21,8 +21,8 @@ struct Serve: AsyncParsableCommand {
             Takes a configuration file, or --dev: an embedded key and everything else below one directory, to try things \
             out. Only --dev makes a key file that is missing; otherwise make it with: kmsward key init.
 
-            A changed configuration file is taken while it runs, at SIGHUP at once; a wrong one is refused, and the former one \
-            goes on.
+            A changed configuration file is taken while it runs, at once by `kmsward reload` or SIGHUP; a wrong one is refused, \
+            and the former one goes on.
 
             On SIGTERM or SIGINT (Ctrl-C) it finishes the calls in flight, at most for limits.drain; a second one ends it at \
             once.
@@ -109,7 +109,11 @@ struct Serve: AsyncParsableCommand {
                 metadata: [Names.LogKey.key: "\(key.name)"])
         }
         var plan = try settings.plan(activated: activated)
-        if let metrics { plan.endpoint = metrics == "off" ? nil : metrics }
+        if let metrics { plan.endpoint = metrics == "off" ? nil : .address(metrics) }
+        let remark = try failing(.brokenConfiguration) { () throws(EndpointError) in
+            try settings.remark(on: plan.endpoint)
+        }
+        if let remark { logger.warning("\(remark)") }
         let file = config.map {
             ConfigurationFile($0, running: settings, judged: mark, backends: backends, log: log)
         }
@@ -146,7 +150,7 @@ struct Serve: AsyncParsableCommand {
         let problems = settings.problems()
         for problem in problems { printError("\(problem)") }
         guard problems.isEmpty else { throw ExitCode.brokenConfiguration }
-        return (settings, mark)
+        return (settings.withUnitsDirectory(), mark)
     }
 
     /// The keys; says on standard error which cannot be reached as it is configured, and exits 78.

@@ -1,6 +1,7 @@
 internal import ArgumentParser
 internal import Configuration
 private import DEKCache
+private import Glibc
 internal import KeyService
 internal import Lifecycle
 internal import Logging
@@ -11,6 +12,16 @@ internal import SocketAcceptance
 // The settings of the file as each room wants them.
 
 extension Settings {
+    /// The same, with the state directory of systemd's unit where the file names none: instances must not share one.
+    func withUnitsDirectory() -> Settings {
+        guard stateDirectory == Settings.usualStateDirectory, let list = unsafe getenv("STATE_DIRECTORY"),
+            let first = unsafe String(cString: list).split(separator: ":").first, first.hasPrefix("/")
+        else { return self }
+        var settings = self
+        settings.stateDirectory = String(first)
+        return settings
+    }
+
     /// The ring of these keys.
     func ring(of keys: [KeySettings]) -> KeyRingSettings {
         var limits = CacheLimits()
@@ -20,19 +31,34 @@ extension Settings {
             observeEvery: rotation.observeEvery, settle: rotation.settle, cache: limits)
     }
 
+    /// `FileDescriptorName=` of the socket that metrics and health are served on.
+    private static let metricsSocket = "metrics"
+
+    /// What is to be said of metrics.listen where systemd passes on another socket; throws if that is none to serve on.
+    func remark(on endpoint: HealthEndpoint.Source?) throws(EndpointError) -> String? {
+        guard case .adopted(let descriptor) = endpoint else { return nil }
+        let address = try HealthEndpoint.address(of: descriptor)
+        guard address != metrics.listen?.text else { return nil }
+        return
+            "metrics.listen is \(metrics.listen?.text ?? "off"), but the unit of the socket says \(address), and that is "
+            + "where metrics and health are served: change ListenStream= of kmsward-metrics.socket, or disable that unit"
+    }
+
     /// The daemon's life; says on standard error what cannot be found on this host, and exits 78.
     func plan(activated: [ActivatedDescriptor]) throws -> Daemon.Plan {
         let (accounts, diagnostics) = accounts()
         for diagnostic in diagnostics { printError("\(diagnostic)") }
         guard let accounts else { throw ExitCode.brokenConfiguration }
-        guard activated.count <= 1 else {
+        let scraped = activated.filter { $0.name == Self.metricsSocket }
+        let called = activated.filter { $0.name != Self.metricsSocket }
+        guard scraped.count <= 1, called.count <= 1 else {
             printError(
-                "kmsward: systemd passed \(activated.count) sockets; the socket unit may have one ListenStream="
-            )
+                "kmsward: systemd passed \(activated.count) sockets: one ListenStream= for the API server and one with "
+                    + "FileDescriptorName=\(Self.metricsSocket) are all it takes")
             throw ExitCode.brokenConfiguration
         }
         let source: Daemon.Plan.Source
-        if let descriptor = activated.first {
+        if let descriptor = called.first {
             source = .activated(descriptor)
         } else {
             do throws(SocketFailure) {
@@ -50,7 +76,8 @@ extension Settings {
             policy: accounts.policy,
             acceptance: SocketAcceptor.Settings(
                 maxConnections: socket.maxConnections, handshakeTimeout: socket.handshakeTimeout),
-            callsInFlight: limits.callsInFlight, drain: limits.drain, endpoint: metrics.listen.map(\.text))
+            callsInFlight: limits.callsInFlight, drain: limits.drain,
+            endpoint: scraped.first.map { .adopted($0.number) } ?? metrics.listen.map { .address($0.text) })
     }
 }
 
@@ -77,7 +104,8 @@ extension Settings.Key {
             acceptFormats: Set((acceptFormats + [writeFormat]).map(\.ofCiphertexts)), epoch: UInt32(epoch),
             acceptIdentities: acceptIdentities, adoptKeyIDs: adoptKeyIDs,
             localKEKMaximumAge: localKEK.maxAge, localKEKMaximumUses: localKEK.maxUses,
-            rideThrough: rideThrough, authGrace: authGrace, limiter: limiter)
+            rideThrough: rideThrough, authGrace: authGrace,
+            forgetsWhenForbidden: onForbidden == .wipe, limiter: limiter)
     }
 
     /// Names whom the service counts the calls of this key for; nil where nobody counts.

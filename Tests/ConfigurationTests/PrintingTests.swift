@@ -44,6 +44,7 @@ import Testing
                     adopt_key_ids: [] # default
                     ride_through: 1d # default
                     auth_grace: 15m # default
+                    on_forbidden: keep # default
                     write_format: envelope # default
                     accept_formats: [] # default
                     local_kek:

@@ -29,6 +29,7 @@ let everything = """
         adopt_key_ids: ["1", 'arn:aws:kms:x']
         ride_through: 48h
         auth_grace: 0s
+        on_forbidden: wipe
         local_kek: { max_age: 1h30m, max_uses: 5 }
         local: { file: /etc/k }
       - name: old-1
@@ -65,6 +66,7 @@ let everything = """
         primary.adoptKeyIDs = ["1", "arn:aws:kms:x"]
         primary.rideThrough = .seconds(172_800)
         primary.authGrace = .zero
+        primary.onForbidden = .wipe
         primary.localKEK.maxAge = .seconds(5400)
         primary.localKEK.maxUses = 5
         expected.keys = [
@@ -126,7 +128,7 @@ let everything = """
     @Test("later stages can name the line of an option, and of none that is a default")
     func positions() throws {
         let settings = try settings(everything)
-        #expect(settings.position(of: "keys[1].local.file")?.description == "f:24:13")
+        #expect(settings.position(of: "keys[1].local.file")?.description == "f:25:13")
         #expect(settings.position(of: "allow.uids[1]")?.description == "f:8:23")
         #expect(Settings().position(of: "log.level") == nil)
     }

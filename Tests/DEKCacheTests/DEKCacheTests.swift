@@ -49,6 +49,19 @@ struct DEKCacheTests {
         return try await cache.value(for: key(number), in: scope) { _ throws(Trouble) in value }.id
     }
 
+    /// What is loaded ahead, and how that ends.
+    private func ahead(_ cache: Cache, _ number: Int = 1) -> Task<DEKCacheFailure<Trouble>?, Never> {
+        let key = key(number)
+        return Task { [kms] in
+            do throws(DEKCacheFailure<Trouble>) {
+                try await cache.prefetch(key, in: 0) { budget throws(Trouble) in
+                    try await kms.unwrap(within: budget)
+                }
+                return nil
+            } catch { return error }
+        }
+    }
+
     private func until(_ cache: Cache, _ isSo: @Sendable (CacheCounts) -> Bool) async {
         while await !isSo(cache.counts) { await Task.yield() }
     }
@@ -119,6 +132,29 @@ struct DEKCacheTests {
         #expect(kms.budgets == [CacheLimits().loadBudget])
         let counts = await cache.counts
         #expect(counts.misses == 1 && counts.coalesced == 199 && counts.waiting == 0)
+    }
+
+    @Test("what is loaded ahead is nobody's request, and those who ask meanwhile join it")
+    func prefetch() async throws {
+        let cache = cache()
+        let ahead = ahead(cache)
+        await kms.untilCalled()
+        let joined = request(cache)
+        await until(cache) { $0.waiting == 2 }
+        kms.answer(1, .success(Secret(7)))
+        #expect(await ahead.value == nil)
+        #expect(try await joined.value.get().id == 7)
+        // There already: no call.
+        #expect(await self.ahead(cache).value == nil)
+        let counts = await cache.counts
+        #expect(kms.calls == 1 && counts.misses == 0 && counts.coalesced == 1 && counts.hits == 0)
+
+        let torn = self.ahead(cache, 2)
+        await kms.untilCalled(2)
+        kms.answer(2, .failure(.corrupt))
+        #expect(await torn.value == .load(.corrupt))
+        #expect(await self.ahead(cache, 2).value == .remembered(.corrupt))
+        #expect(await cache.counts.negativeHits == 0 && kms.calls == 2)
     }
 
     @Test("10,000 cancelled waiters leave nothing behind, and the load they left fills the cache")

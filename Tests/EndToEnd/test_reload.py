@@ -1,5 +1,6 @@
 """A configuration, keys and credentials that change while the daemon runs: no call fails, and what is wrong changes nothing."""
 
+import concurrent.futures
 import json
 import os
 import signal
@@ -12,7 +13,8 @@ import grpc
 import pytest
 
 import jdcloud_client
-from daemon import PATIENCE, KeyFile, eventually, merged
+from daemon import PATIENCE, KeyFile, command, eventually, merged
+from flawed_plugin import FlawedPlugin
 from jdcloud_client import ACCESS_KEY, SECRET_KEY
 from kms import refusal
 
@@ -61,11 +63,12 @@ def other_key(folder):
 class Load:
     """Status, Encrypt and Decrypt on one connection, without a pause, until the block ends; any failure fails it.
 
-    `keep` is decrypted as well; `connections` is what the daemon has accepted, this one included.
+    `keep` is decrypted as well; `connections` is what the daemon has accepted, this one included. `asks` is how often
+    `kmsward reload` is run meanwhile, which connects twice: to see who is there, and to ask.
     """
 
-    def __init__(self, daemon, keep=()):
-        self.daemon, self.keep = daemon, list(keep)
+    def __init__(self, daemon, keep=(), asks=0):
+        self.daemon, self.keep, self.asks = daemon, list(keep), asks
         self.calls, self.key_ids, self.failures = 0, [], []
         self.over = threading.Event()
 
@@ -110,8 +113,63 @@ class Load:
             self.kms.close()
         assert not self.failures, f"after {self.calls} rounds: {self.failures}\n{self.daemon.log()}"
         # One connection all the time, and no key_id that was left comes back.
-        assert self.daemon.metric("kmsward_connections_accepted_total") == self.connections
+        assert self.daemon.metric("kmsward_connections_accepted_total") == self.connections + 2 * self.asks
         assert len(self.key_ids) == len(set(self.key_ids)), self.key_ids
+
+
+def ask(daemon_or_path, *more):
+    """`kmsward reload`, and how it ended."""
+    path = getattr(daemon_or_path, "socket_path", daemon_or_path)
+    return command("reload", "--socket", str(path), *more)
+
+
+def test_who_asks_for_a_reload_is_told_what_became_of_it(start):
+    one = start()
+    with Load(one, asks=3):
+        change(one, log={"level": "debug"})
+        done = ask(one)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{APPLIED}: log.level\n", "")
+        assert reloads(one, "applied") == 1
+        done = ask(one)
+        assert (done.returncode, done.stdout) == (0, "the configuration is read again, and is as before\n")
+        change(one, limits={"drain": "9s"}, log={"level": "info"})
+        done = ask(one)
+        assert (done.returncode, done.stdout) == (0, f"{APPLIED}: log.level\n")
+        assert done.stderr == "restart to apply: limits.drain\n"
+
+
+def test_who_asks_for_a_reload_is_told_every_reason_why_it_is_refused(start):
+    one = start()
+    good = one.config_path.read_text()
+    with Load(one, asks=3):
+        write(one, good.replace('"rotation"', '"rotatoin"').replace('"level": "info"', '"level": "loud"'))
+        done = ask(one)
+        assert done.returncode == 1 and done.stdout == ""
+        first, second, last = done.stderr.splitlines()
+        assert "did you mean rotation?" in first and 'found "loud"' in second and last == REFUSED
+        one.config_path.unlink()
+        done = ask(one)
+        assert done.returncode == 1 and "the file cannot be read: No such file or directory" in done.stderr
+        write(one, good)
+        assert ask(one).returncode == 0
+    assert reloads(one, "refused") == 2
+
+
+def test_many_who_ask_at_once_are_all_answered(start):
+    one = start()
+    with Load(one, asks=24), concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert {done.returncode for done in pool.map(lambda _: ask(one), range(24))} == {0}
+
+
+def test_who_asks_the_wrong_one_for_a_reload_is_told_so(start, folder):
+    done = ask(folder / "nobody.sock")
+    assert done.returncode == 1 and "cannot reload: " in done.stderr and "nobody.sock" in done.stderr
+    other = FlawedPlugin(str(folder / "other.sock"))
+    try:
+        done = ask(folder / "other.sock")
+        assert done.returncode == 1 and "knows no reload" in done.stderr
+    finally:
+        other.stop()
 
 
 def test_sighup_takes_level_and_cache_at_once(start):

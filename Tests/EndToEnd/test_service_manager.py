@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -51,7 +52,14 @@ def manager(folder):
 def test_ready_status_and_stopping_are_told(prepare, manager):
     daemon = prepare().launch(notify=manager.path)
     heard = manager.until(lambda heard: "READY=1" in heard, "READY=1")
-    assert any(line.startswith("STATUS=serving; key primary ok") for line in heard)
+    assert any(re.match(r"STATUS=serving; key primary ok \d+ s ago; ", line) for line in heard)
+    # Before that it says that it is on its way, and asks for the time.
+    assert heard.index("EXTEND_TIMEOUT_USEC=30000000") < heard.index("READY=1")
+    assert any(line.startswith("STATUS=starting; key primary not known yet") for line in heard)
+    done = command("reload", "--socket", str(daemon.socket_path))
+    assert done.returncode == 0, done.stderr
+    manager.until(lambda heard: heard.count("READY=1") == 2, "READY=1 after the reload")
+    assert [line for line in manager.heard if line in ("RELOADING=1", "READY=1")] == ["READY=1", "RELOADING=1", "READY=1"]
     daemon.stop()
     manager.until(lambda heard: "STOPPING=1" in heard, "STOPPING=1")
 
@@ -67,7 +75,7 @@ def test_a_missing_key_file_is_told_to_everybody_and_nothing_is_made(prepare, ma
     os.rename(key_file.path, f"{key_file.path}.away")
     daemon = prepare().launch(notify=manager.path)
     heard = manager.until(lambda heard: "READY=1" in heard, "READY=1 despite the missing key")
-    status = next(line for line in heard if line.startswith("STATUS="))
+    status = next(line for line in heard if line.startswith("STATUS=serving"))
     assert "FAILED" in status and "kmsward key init" in status
     with daemon.kms() as kms:
         code, details = refusal(kms.status)

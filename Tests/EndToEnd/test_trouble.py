@@ -192,6 +192,15 @@ def test_trouble_beyond_its_time_stops_status_and_writes_and_nothing_that_is_kno
     check(one, fake, fault, "the key does not serve", (code, code, code, code, OK, code), ciphertexts)
 
 
+def test_on_forbidden_wipe_ends_reading_with_the_permission_and_enabling_it_again_heals(on_jdcloud, unseen, fake):
+    fault, code = REFUSED["revoked"]
+    ciphertexts = unseen("envelope", 2)
+    one = on_jdcloud(key={**IMPATIENT, "on_forbidden": "wipe"})
+    told = "what was unwrapped with the key is wiped"
+    check(one, fake, fault, told, (code, code, code, code, code, code), ciphertexts)
+    assert one.metric("kmsward_cache_evictions_total", reason="denied") > 0
+
+
 @pytest.mark.parametrize(
     "granted, unread",
     [(("encrypt", "describe"), "PERMISSION_DENIED"), (("decrypt", "describe"), OK)],

@@ -57,6 +57,30 @@ struct LastingTroubleTests {
         #expect(plugin.key.state == .active && plugin.key.writesStopIn == nil)
     }
 
+    @Test(
+        "with on_forbidden wipe, a refusal beyond its time ends reading too, and a proof heals it under the same key_id"
+    )
+    func forbidden() async throws {
+        let provider = FakeProvider()
+        var key = KeySettings(name: "primary", provider: provider, suite: .aes256GCM)
+        key.forgetsWhenForbidden = true
+        let plugin = Plugin(KeyRingSettings(keys: [key]))
+        await plugin.observe()
+        let written = try await plugin.encrypt(random(32))
+        for operation in FakeProvider.Operation.allCases { provider.fail(operation, .permissionDenied) }
+        await plugin.observe()
+        await plugin.observe(after: .seconds(870))
+        #expect(try await plugin.decrypt(written).count == 32)
+        await plugin.observe(after: .seconds(30))
+        await expectStopped(plugin, .permissionDenied)
+        let refused = await failure { () throws(KMSFailure) in _ = try await plugin.decrypt(written) }
+        #expect(refused?.code == .permissionDenied)
+        for operation in FakeProvider.Operation.allCases { provider.fail(operation, nil) }
+        await plugin.observe(after: .seconds(30))
+        #expect(try await plugin.encrypt(random(32)).keyID == written.keyID)
+        #expect(try await plugin.decrypt(written).count == 32)
+    }
+
     @Test("while only the look fails, the unwrap is proven at every observation and writing goes on")
     func lookOnly() async throws {
         let provider = FakeProvider()

@@ -36,7 +36,8 @@ struct ReloadTests {
         { $0.writeFormat = .compatible }, { $0.acceptFormats = [.compatible] }, { $0.epoch = 1 },
         { $0.acceptIdentities = ["AAAAAAAAAAAAAAAAAAAAAA"] }, { $0.adoptKeyIDs = ["x"] },
         { $0.localKEKMaximumAge = .seconds(1) }, { $0.localKEKMaximumUses = 1 },
-        { $0.rideThrough = .seconds(1) }, { $0.authGrace = .seconds(1) }, { $0.limits.tries = 7 },
+        { $0.rideThrough = .seconds(1) }, { $0.authGrace = .seconds(1) }, { $0.forgetsWhenForbidden = true },
+        { $0.limits.tries = 7 },
         { $0.limiter = ThrottleLimiter() },
     ]
 

@@ -16,6 +16,11 @@ final class RecordingManager: ServiceManager {
 
     func ready(status: String) { heard.withLock { $0.append("READY \(status)") } }
     func status(_ line: String) { heard.withLock { $0.append("STATUS \(line)") } }
+    func starting(status: String, atMost limit: Duration) {
+        heard.withLock { $0.append("STARTING \(limit) \(status)") }
+    }
+    func reloading() { heard.withLock { $0.append("RELOADING") } }
+    func reloaded() { heard.withLock { $0.append("RELOADED") } }
     func stopping() { heard.withLock { $0.append("STOPPING") } }
     func watchdog() { heard.withLock { $0.append("WATCHDOG") } }
 }

@@ -1,4 +1,5 @@
 import EnvelopeCrypto
+import GRPCEngine
 import InMemoryLogging
 import Logging
 import Observability
@@ -80,6 +81,9 @@ struct ReloadingTests {
         let registry = PrometheusRegistry(process: false)
         let log = InMemoryLogHandler()
         let hangUp: AsyncStream<Void>.Continuation
+        let requests = ReloadRequests()
+        let manager = RecordingManager()
+        let state = DaemonState()
         let acceptor: SocketAcceptor
         let service: Reloading<AsyncStream<Void>>
 
@@ -98,7 +102,8 @@ struct ReloadingTests {
             ) { _ in }
             service = Reloading(
                 configuration: configuration, daemon: RunningDaemon(ring: ring, acceptor: acceptor),
-                hangups: hangups, clock: clock, epochSeconds: { 1_000 },
+                hangups: hangups, requests: requests, manager: manager, state: state, clock: clock,
+                epochSeconds: { 1_000 },
                 metrics: ReloadMetrics(factory: registry), logger: logger)
         }
 
@@ -177,7 +182,7 @@ struct ReloadingTests {
             rig.logged(.error) == [
                 "the new configuration was looked through | error=f:3:4: error: nor this",
                 "the new configuration is refused; the former one goes on | reason=f:1:2: error: no "
-                    + "| remedy=correct it; for one that was right too early, send SIGHUP",
+                    + "| remedy=correct it; for one that was right too early: kmsward reload",
             ])
         #expect(
             rig.logged(.warning) == ["the new configuration was looked through | error=f:1:1: warning: w"])
@@ -212,5 +217,59 @@ struct ReloadingTests {
         }
         #expect(Names.Value.reloads == ReloadReport.Result.allCases.map(\.rawValue))
         #expect(Names.Value.troubles.sorted() == RemoteKMSError.Code.allCases.map(\.rawValue).sorted())
+    }
+
+    @Test("all who ask are answered by one reload, and the service manager knows of it")
+    func asked() async throws {
+        let report = ReloadReport(.applied, changes: "log.level", waiting: ["socket.path"])
+        let rig = try Rig([report])
+        rig.state.announceReadiness()
+        let both = (0..<2).map { _ in Task { await rig.requests.reload() } }
+        while rig.requests.count < 2 { await Task.yield() }
+        try await rig.running {
+            for one in both { #expect(await one.value == report) }
+            #expect(await rig.requests.reload()?.result == .unchanged, "who asks later has another one")
+        }
+        #expect(await rig.configuration.reloads == 2)
+        #expect(rig.manager.told == ["RELOADING", "RELOADED", "RELOADING", "RELOADED"])
+        #expect(await rig.requests.reload() == nil, "the daemon has ended")
+    }
+
+    @Test(
+        "a reload before READY=1, or cut short by the stop, says READY=1 in nobody's place",
+        arguments: [false, true])
+    func notReady(isStopping: Bool) async throws {
+        let rig = try Rig([ReloadReport(.applied, changes: "log.level")])
+        if isStopping {
+            rig.state.announceReadiness()
+            rig.state.beginStopping()
+        }
+        try await rig.running { #expect(await rig.requests.reload()?.result == .applied) }
+        #expect(rig.manager.told == [])
+    }
+
+    @Test("who gives up ends its own wait alone")
+    func givesUp() async throws {
+        let rig = try Rig([ReloadReport(.applied, changes: "log.level")])
+        let patient = Task { await rig.requests.reload() }
+        let impatient = Task { await rig.requests.reload() }
+        while rig.requests.count < 2 { await Task.yield() }
+        impatient.cancel()
+        #expect(await impatient.value == nil)
+        try await rig.running { #expect(await patient.value?.result == .applied) }
+    }
+
+    @Test("a report crosses the socket whole, but for what is too long to read")
+    func report() throws {
+        var report = ReloadReport(
+            .refused, changes: "", waiting: ["socket.path"], reasons: (1...60).map { "f:\($0):1: error: no" },
+            warnings: ["f: warning: \"\u{fc}ber\""])
+        let bytes = try report.encoded()
+        let read = ReloadReport(bytes.withBytes { MessageBytes(copying: $0) })
+        report.reasons = report.reasons.prefix(50) + ["and 10 more: see the log"]
+        #expect(read == report)
+        let foreign = Array("no report".utf8)
+        let isTaken = ReloadReport(MessageBytes(copying: unsafe foreign.span.bytes)) != nil
+        #expect(!isTaken)
     }
 }

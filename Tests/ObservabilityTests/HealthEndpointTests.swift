@@ -29,7 +29,7 @@ import Testing
         let registry = PrometheusRegistry(process: false)
         registry.gauge(Names.Metric.connections) { 3 }
         let endpoint = HealthEndpoint(
-            listen: listen, registry: registry, ready: { checks.isFine }, limits: limits)
+            .address(listen), registry: registry, ready: { checks.isFine }, limits: limits)
         try endpoint.start()
         let result: Result<Void, any Error>
         do { result = .success(try await body(try #require(endpoint.address))) } catch {
@@ -240,7 +240,7 @@ import Testing
     func portInUse() async throws {
         try await withEndpoint { address in
             let second = HealthEndpoint(
-                listen: address, registry: PrometheusRegistry(process: false), ready: { Readiness() })
+                .address(address), registry: PrometheusRegistry(process: false), ready: { Readiness() })
             let error = #expect(throws: EndpointError.self) { try second.start() }
             #expect(error?.code == .addressInUse)
             #expect(error?.description.contains(address) == true)
@@ -254,7 +254,7 @@ import Testing
     @Test("an address of another machine is refused")
     func foreignAddress() {
         let endpoint = HealthEndpoint(
-            listen: "192.0.2.1:9464", registry: PrometheusRegistry(process: false), ready: { Readiness() })
+            .address("192.0.2.1:9464"), registry: PrometheusRegistry(process: false), ready: { Readiness() })
         let error = #expect(throws: EndpointError.self) { try endpoint.start() }
         #expect(error?.code == .badAddress)
     }
@@ -274,10 +274,58 @@ import Testing
         #expect(error?.description.contains("\n") == false)
     }
 
+    @Test(
+        "a socket that the service manager passed on is served, and goes on listening for the next",
+        arguments: ["127.0.0.1:0", "[::1]:0"])
+    func adopted(_ listen: String) async throws {
+        let (passed, address) = try ListenAddress(parsing: listen).listen()
+        // The service manager's own.
+        let kept = dup(passed)
+        defer { close(kept) }
+        #expect(try HealthEndpoint.address(of: passed) == address.text)
+        let endpoint = HealthEndpoint(
+            .adopted(passed), registry: PrometheusRegistry(process: false), ready: { Readiness() })
+        try endpoint.start()
+        #expect(endpoint.address == address.text)
+        #expect(body(await get(address.text, "/livez")) == "ok\n")
+        await onThread { endpoint.stop() }
+
+        let between = try #require(Client(address.text))
+        between.send("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        let next = HealthEndpoint(
+            .adopted(dup(kept)), registry: PrometheusRegistry(process: false), ready: { Readiness() })
+        try next.start()
+        #expect(body(await onThread { between.finish() }) == "ok\n", "it has waited in the backlog")
+        await onThread { next.stop() }
+    }
+
+    @Test("a descriptor that does not listen on an IP address is refused, and the unit's line is named")
+    func notListening() throws {
+        let datagrams = Glibc.socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
+        let unix = Glibc.socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+        var name = sockaddr_un()
+        name.sun_family = sa_family_t(AF_UNIX)
+        let size = socklen_t(MemoryLayout<sa_family_t>.size)  // no name: the kernel picks an abstract one
+        let isBound = unsafe withUnsafePointer(to: &name) { pointer in
+            unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                unsafe bind(unix, $0, size) == 0
+            }
+        }
+        try #require(isBound && listen(unix, 1) == 0)
+        defer { for one in [datagrams, unix] { close(one) } }
+        for (descriptor, why) in [
+            (datagrams, "does not listen"), (unix, "has no IP address"), (-1, "does not listen"),
+        ] {
+            let error = #expect(throws: EndpointError.self) { try HealthEndpoint.address(of: descriptor) }
+            #expect(error?.code == .badAddress)
+            #expect(error?.description.contains("\(why): its unit needs ListenStream=") == true)
+        }
+    }
+
     @Test("stopping frees the port, ends waiting clients, and may be repeated")
     func stop() async throws {
         let endpoint = HealthEndpoint(
-            listen: "127.0.0.1:0", registry: PrometheusRegistry(process: false), ready: { Readiness() })
+            .address("127.0.0.1:0"), registry: PrometheusRegistry(process: false), ready: { Readiness() })
         try endpoint.start()
         let address = try #require(endpoint.address)
         let waiting = try #require(Client(address))
@@ -292,7 +340,7 @@ import Testing
         #expect(await get(address, "/livez") == "")
 
         let again = HealthEndpoint(
-            listen: address, registry: PrometheusRegistry(process: false), ready: { Readiness() })
+            .address(address), registry: PrometheusRegistry(process: false), ready: { Readiness() })
         try again.start()
         #expect(body(await get(address, "/livez")) == "ok\n")
         await onThread { again.stop() }

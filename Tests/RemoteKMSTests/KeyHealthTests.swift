@@ -139,6 +139,31 @@ struct KeyHealthTests {
     }
 
     @Test(
+        "what was unwrapped is kept when the grace is over, or wiped if so configured and the service itself forbids us",
+        arguments: RemoteKMSError.Code.allCases)
+    func forbidden(_ code: RemoteKMSError.Code) {
+        for forgets in [false, true] {
+            var health = KeyHealth(
+                .init(
+                    rideThrough: .seconds(86_400), authGrace: .seconds(900), forgetsWhenForbidden: forgets))
+            health.activated(at: .seconds(100))
+            let refused = KeyHealth.Finding(proof: error(code))
+            health.observed(refused, at: .seconds(110))
+            health.observed(refused, at: .seconds(999))
+            #expect(health.mustForget == (code == .keyDisabled), "within the grace")
+            health.observed(refused, at: .seconds(1_010))
+            let isForbidden = [.unauthenticated, .permissionDenied, .keyNotFound].contains(code)
+            #expect(health.mustForget == (code == .keyDisabled || forgets && isForbidden))
+            guard isForbidden else { continue }
+            health.observed(.init(proof: error(.unavailable)), at: .seconds(1_020))
+            #expect(!health.mustForget, "an outage is no refusal, though writing stays stopped")
+            #expect(health.stopped?.code == code)
+            health.observed(.init(), at: .seconds(1_030))
+            #expect(!health.mustForget && health.stopped == nil)
+        }
+    }
+
+    @Test(
         "longer limits let go on what ran out of time, not what the service calls disabled or unreadable",
         arguments: RemoteKMSError.Code.allCases)
     func longerLimits(_ code: RemoteKMSError.Code) {

@@ -87,7 +87,15 @@ public final class HealthEndpoint: Sendable {
         }
     }
 
-    private let listen: String
+    /// Where its listening socket comes from.
+    public enum Source: Sendable, Equatable {
+        /// IP address and port, `127.0.0.1:9464` or `[::1]:9464`; port 0 takes a free one.
+        case address(String)
+        /// A descriptor that the service manager passed on.
+        case adopted(Int32)
+    }
+
+    private let source: Source
     private let limits: Limits
     private let answer: @Sendable (HTTPRequest) -> HTTPReply
     private let running = Mutex<Running?>(nil)
@@ -95,17 +103,17 @@ public final class HealthEndpoint: Sendable {
     /// An endpoint that does not listen yet.
     ///
     /// - Parameters:
-    ///   - listen: IP address and port, `127.0.0.1:9464` or `[::1]:9464`; port 0 takes a free one.
+    ///   - source: where its listening socket comes from; one that is adopted is closed at the end, and not shut down.
     ///   - registry: what /metrics shows.
     ///   - live: asked for /livez; about this process, never about a backend. Must not block.
     ///   - ready: asked for /readyz. Must not block: answer from memory.
     ///   - limits: what clients may use up.
     public init(
-        listen: String, registry: PrometheusRegistry,
+        _ source: Source, registry: PrometheusRegistry,
         live: @escaping @Sendable () -> Readiness = { Readiness() },
         ready: @escaping @Sendable () -> Readiness, limits: Limits = Limits()
     ) {
-        self.listen = listen
+        self.source = source
         self.limits = limits
         answer = { request in Self.answer(request, registry: registry, live: live, ready: ready) }
     }
@@ -113,16 +121,29 @@ public final class HealthEndpoint: Sendable {
     /// Throws what `start` would, if `listen` is not an address and a port.
     public static func check(listen: String) throws(EndpointError) { _ = try ListenAddress(parsing: listen) }
 
+    /// The address and port that an adopted descriptor listens on; throws if it does not listen there.
+    public static func address(of descriptor: Int32) throws(EndpointError) -> String {
+        try ListenAddress(listening: descriptor).text
+    }
+
     /// Binds, listens and starts the thread; when it returns, probes are answered.
     ///
     /// Throws if the address is malformed, taken, forbidden or not this machine's. A second start without a stop does
     /// nothing.
     public func start() throws(EndpointError) {
-        let wanted = try ListenAddress(parsing: listen)
+        let wanted: ListenAddress
+        switch source {
+        case .address(let text): wanted = try ListenAddress(parsing: text)
+        case .adopted(let descriptor): wanted = try ListenAddress(listening: descriptor)
+        }
         let result: Result<Void, EndpointError> = running.withLock { running in
             guard running == nil else { return .success(()) }
             do throws(EndpointError) {
-                let (fd, address) = try wanted.listen()
+                let (fd, address) =
+                    switch source {
+                    case .address: try wanted.listen()
+                    case .adopted(let descriptor): (descriptor, wanted)
+                    }
                 guard let loop = HTTPLoop(listener: fd, limits: limits, answer: answer) else {
                     throw EndpointError(.system, "cannot listen on \(address.text): libevent does not start")
                 }

@@ -47,6 +47,53 @@ struct ListenAddress: Equatable {
         }
     }
 
+    /// Where a descriptor from elsewhere listens.
+    init(listening fd: Int32) throws(EndpointError) {
+        func refused(_ why: String) -> EndpointError {
+            EndpointError(
+                .badAddress,
+                "the socket that systemd passed on for metrics \(why): its unit needs ListenStream=127.0.0.1:9464 or the like"
+            )
+        }
+        var isListening: Int32 = 0
+        var size = socklen_t(MemoryLayout<Int32>.size)
+        guard unsafe getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &isListening, &size) == 0, isListening == 1
+        else {
+            throw refused("does not listen")
+        }
+        var storage = sockaddr_storage()
+        size = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        let isNamed = unsafe withUnsafeMutablePointer(to: &storage) { pointer in
+            unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                unsafe getsockname(fd, $0, &size) == 0
+            }
+        }
+        guard isNamed else { throw refused("has no address: \(reason(of: errno))") }
+        let (family, place) =
+            switch Int32(storage.ss_family) {
+            case AF_INET: (AF_INET, MemoryLayout<sockaddr_in>.offset(of: \.sin_addr))
+            case AF_INET6: (AF_INET6, MemoryLayout<sockaddr_in6>.offset(of: \.sin6_addr))
+            default: throw refused("has no IP address")
+            }
+        var literal = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
+        let isShown = unsafe withUnsafeBytes(of: &storage) { bytes in
+            unsafe inet_ntop(
+                family, bytes.baseAddress?.advanced(by: place ?? 0), &literal, socklen_t(literal.count))
+                != nil
+        }
+        guard isShown else { throw refused("has no address: \(reason(of: errno))") }
+        let text = String(decoding: literal.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        self.init(host: family == AF_INET ? .v4(text) : .v6(text), port: Self.port(of: &storage))
+    }
+
+    /// The port has the same place in both families.
+    private static func port(of storage: inout sockaddr_storage) -> UInt16 {
+        let port = unsafe withUnsafeBytes(of: &storage) {
+            unsafe $0.loadUnaligned(fromByteOffset: 2, as: UInt16.self)
+        }
+        return UInt16(bigEndian: port)
+    }
+
     var text: String {
         switch host {
         case .v4(let literal): "\(literal):\(port)"
@@ -105,11 +152,7 @@ struct ListenAddress: Equatable {
             }
         }
         guard isNamed else { throw refusal(errno) }
-        // The port has the same place in both families.
-        let actual = unsafe withUnsafeBytes(of: &storage) {
-            unsafe $0.loadUnaligned(fromByteOffset: 2, as: UInt16.self)
-        }
-        return ListenAddress(host: host, port: UInt16(bigEndian: actual))
+        return ListenAddress(host: host, port: Self.port(of: &storage))
     }
 
     private func refusal(_ error: Int32) -> EndpointError {
@@ -127,7 +170,13 @@ struct ListenAddress: Equatable {
                 start
                     + "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE: set metrics.listen to a "
                     + "higher port")
-        case EADDRNOTAVAIL, EAFNOSUPPORT:
+        case EAFNOSUPPORT:
+            EndpointError(
+                .permissionDenied,
+                start
+                    + "this process may not open network sockets (RestrictAddressFamilies= of its unit): start "
+                    + "kmsward-metrics.socket, which passes one on, or set metrics.listen to \"off\"")
+        case EADDRNOTAVAIL:
             EndpointError(
                 .badAddress,
                 start

@@ -43,7 +43,7 @@ public struct Systemd: ServiceManager {
     public func status(_ line: String) { notify("STATUS=\(Self.oneLine(line))") }
     /// `EXTEND_TIMEOUT_USEC=`, and `STATUS=` in one line.
     public func starting(status: String, atMost limit: Duration) {
-        notify("EXTEND_TIMEOUT_USEC=\(limit / .microseconds(1))\nSTATUS=\(Self.oneLine(status))")
+        notify("EXTEND_TIMEOUT_USEC=\(Int64(limit / .microseconds(1)))\nSTATUS=\(Self.oneLine(status))")
     }
     /// `RELOADING=1`.
     public func reloading() { notify("RELOADING=1") }

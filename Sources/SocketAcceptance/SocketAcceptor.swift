@@ -560,7 +560,8 @@ public actor SocketAcceptor {
         let unread = served.filter { !$0.value.isCut }.mapValues { Int(ksw_unread_bytes($0.copy)) }
             .filter { $0.value > StallGuard.suspiciousBytes }
         let action = guardian.tick(
-            answered: engine.answeredProbes, busy: engine.busyTime, isSuspicious: !unread.isEmpty)
+            answered: engine.answeredProbes, busy: engine.busyTime, isSuspicious: !unread.isEmpty,
+            size: resident)
         if !guardian.isStalled { isStallLogged = false }
         switch action {
         case .none: break

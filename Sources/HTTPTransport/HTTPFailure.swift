@@ -98,9 +98,6 @@ public struct HTTPFailure: Error, Sendable, Equatable {
         self.phase = phase
         self.tlsProblem = tlsProblem
     }
-
-    /// Whether the server may have seen the request, and acted on it.
-    public var mayHaveArrived: Bool { phase == .waiting || phase == .reading }
 }
 
 extension HTTPFailure: CustomStringConvertible {

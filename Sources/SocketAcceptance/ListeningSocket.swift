@@ -88,8 +88,9 @@ public struct ListeningSocket: ~Copyable, Sendable {
         guard unsafe ksw_unix_bind(descriptor.number, name, name.utf8.count, 1) == 0 else {
             let number = errno
             guard number == EADDRINUSE else { throw .failed("bind", shown, number) }
-            let owner: Int32? =
-                if case .live(let pid) = Probe.connect(name, isAbstract: true) { pid } else { nil }
+            guard case .live(let owner) = Probe.connect(name, isAbstract: true) else {
+                throw .owned(shown, by: .unknown)
+            }
             throw .owned(shown, by: owner)
         }
         guard listen(descriptor.number, backlog) == 0 else { throw .failed("listen on", shown, errno) }
@@ -193,10 +194,10 @@ public struct ListeningSocket: ~Copyable, Sendable {
             switch error {
             case .held(let noted):
                 // The kernel knows better than the file: a number in it may be of another PID namespace.
-                if case .live(let pid?) = Probe.connect(path, isAbstract: false) {
-                    throw .owned(path, by: pid)
+                if case .live(let owner) = Probe.connect(path, isAbstract: false), owner != .unknown {
+                    throw .owned(path, by: owner)
                 }
-                throw .owned(path, by: noted)
+                throw .owned(path, by: noted.map(Owner.process) ?? .unknown)
             case .notAFile:
                 throw SocketFailure(
                     .notASocket,
@@ -230,7 +231,7 @@ public struct ListeningSocket: ~Copyable, Sendable {
             )
         }
         switch Probe.connect(path, isAbstract: false) {
-        case .live(let pid): throw .owned(path, by: pid)
+        case .live(let owner): throw .owned(path, by: owner)
         case .gone: return .nothing
         case .stale: return .stale(facts)
         case .failed(let number):
@@ -305,12 +306,12 @@ public struct ListeningSocket: ~Copyable, Sendable {
             }
         case .stale(let facts):
             guard let now = FileFacts(named: base, in: directory), now.isSameFile(as: facts) else {
-                throw .owned(path, by: nil)
+                throw .owned(path, by: .unknown)
             }
             outcome = unsafe renameat(directory, temporary, directory, base)
         }
         guard outcome == 0 else {
-            if errno == EEXIST { throw .owned(path, by: nil) }
+            if errno == EEXIST { throw .owned(path, by: .unknown) }
             throw .failed("name the new socket", path, errno)
         }
     }
@@ -365,8 +366,16 @@ public struct ListeningSocket: ~Copyable, Sendable {
 }
 
 /// What a connection attempt tells about the owner of a name.
+/// Who serves a socket.
+private enum Owner: Equatable {
+    case process(Int32)
+    /// A process that this one cannot see.
+    case elsewhere
+    case unknown
+}
+
 private enum Probe {
-    case live(pid: Int32?)
+    case live(Owner)
     case stale
     case gone
     case failed(Int32)
@@ -377,7 +386,7 @@ private enum Probe {
             switch errno {
             case ECONNREFUSED: return .stale
             case ENOENT: return .gone
-            case EAGAIN, EPROTOTYPE: return .live(pid: nil)  // a full queue; a datagram socket in use
+            case EAGAIN, EPROTOTYPE: return .live(.unknown)  // a full queue; a datagram socket in use
             default: return .failed(errno)
             }
         }
@@ -385,7 +394,8 @@ private enum Probe {
         var uid: uid_t = 0
         var gid: gid_t = 0
         let isKnown = unsafe ksw_peer_credentials(probe.number, &pid, &uid, &gid) == 0
-        return .live(pid: isKnown && pid > 0 ? pid : nil)
+        guard isKnown else { return .live(.unknown) }
+        return .live(pid > 0 ? .process(pid) : .elsewhere)
     }
 }
 
@@ -394,8 +404,13 @@ extension SocketFailure {
         SocketFailure(.system, "cannot \(what) \(shown): \(text(of: number))")
     }
 
-    fileprivate static func owned(_ shown: String, by pid: Int32?) -> SocketFailure {
-        let who = pid.map { "process \($0)" } ?? "another process"
+    fileprivate static func owned(_ shown: String, by owner: Owner) -> SocketFailure {
+        let who =
+            switch owner {
+            case .process(let pid): "process \(pid)"
+            case .elsewhere: "a process outside of this container"
+            case .unknown: "another process"
+            }
         return SocketFailure(
             .ownedByAnother,
             "cannot listen on \(shown): \(who) is serving it; stop that process or change socket.path")

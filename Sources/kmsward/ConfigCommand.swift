@@ -79,11 +79,20 @@ struct ConfigCommand: ParsableCommand {
                 print("# Make these first, readable for the daemon's user alone, with one value each:")
                 for secret in files {
                     print(
-                        secret.name.map { "#   (umask 077; jq -rj .\($0) \(file) > \(secret.path))" }
-                            ?? "#   \(secret.path)")
+                        secret.name.map {
+                            "#   (umask 077; jq -rj .\($0) \(Self.word(file)) > \(Self.word(secret.path)))"
+                        } ?? "#   \(secret.path)")
                 }
             }
             print(settings.yaml(), terminator: "")
+        }
+
+        /// A path as a shell takes it for one word, quoted where it must be.
+        private static func word(_ path: String) -> String {
+            let isPlain = path.allSatisfy {
+                $0.isASCII && ($0.isLetter || $0.isNumber || "/._-+,:@%".contains($0))
+            }
+            return isPlain ? path : "'" + path.replacing("'", with: #"'\''"#) + "'"
         }
     }
 

@@ -736,6 +736,15 @@ def test_c26_a_second_instance_refuses_and_leaves_the_first_alone(start, prepare
         contract.round_trip(kms)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a PID namespace")
+def test_c26_a_second_instance_in_another_container_names_no_process_of_its_own(start, prepare):
+    one = start(name="one")
+    # There it would be process 1, as the first one is to itself in a container.
+    second = prepare(name="two", prefix=["unshare", "--pid", "--fork", "--kill-child"])
+    said = refused_to_start(second, 1)
+    assert f"cannot listen on {one.socket_path}: a process outside of this container is serving it" in said
+
+
 def test_c26_a_file_that_is_no_socket_is_not_removed(prepare, folder):
     path = folder / "kms.sock"
     path.write_text("precious")

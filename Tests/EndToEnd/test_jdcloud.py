@@ -2,6 +2,8 @@
 
 import base64
 import json
+import pathlib
+import subprocess
 
 import grpc
 import pytest
@@ -208,3 +210,22 @@ def test_a_mistake_in_the_plugins_file_has_line_and_column(folder):
     done = command("config", "check", seed)
     assert done.returncode == 78
     assert f"{seed}:4:3: error: " in done.stderr
+
+
+def test_the_commands_of_a_converted_file_are_those_of_a_shell(folder, fake):
+    """Run as they are printed, wherever the file lies."""
+    place = folder / "it's here; $(exit 3)"
+    place.mkdir()
+    seed = place / "jdcloud-kms-plugin.json"
+    seed.write_text(json.dumps({
+        "AccessKey": ACCESS_KEY, "SecretKey": SECRET_KEY, "KmsEndpoint": "kms.example", "KmsKeyId": KEY, "KmsSchema": "https",
+        "GRPCSocketPath": "/run/kms.sock",
+    }))  # fmt: skip
+    done = command("config", "convert", "--secrets-directory", place, seed)
+    lines = [line.removeprefix("#").strip() for line in done.stdout.splitlines() if "jq -rj" in line]
+    assert len(lines) == 2, done.stdout
+    for line, secret in zip(lines, (ACCESS_KEY, SECRET_KEY), strict=True):
+        subprocess.run(["sh", "-euc", line], check=True)
+        made = line.rpartition(" > ")[2].removesuffix(")")
+        path = subprocess.run(["sh", "-euc", f"printf %s {made}"], check=True, capture_output=True, text=True).stdout
+        assert pathlib.Path(path).parent == place and pathlib.Path(path).read_text() == secret

@@ -365,7 +365,6 @@ public struct ListeningSocket: ~Copyable, Sendable {
     }
 }
 
-/// What a connection attempt tells about the owner of a name.
 /// Who serves a socket.
 private enum Owner: Equatable {
     case process(Int32)
@@ -374,6 +373,7 @@ private enum Owner: Equatable {
     case unknown
 }
 
+/// What a connection attempt tells about the owner of a name.
 private enum Probe {
     case live(Owner)
     case stale

@@ -105,10 +105,7 @@ public struct Daemon: Sendable {
         // What can fail comes first, while there is nothing to undo.
         let socket = try listen()
         let address = socket.address
-        let endpoint = plan.endpoint.map { source in
-            HealthEndpoint(source, registry: registry, ready: { readiness(state) })
-        }
-        do throws(EndpointError) { try endpoint?.start() } catch { throw StartFailure(error.description) }
+        let endpoint = try endpoint(state)
         defer { endpoint?.stop() }
 
         EngineLog.redirect { [logger] line in
@@ -157,6 +154,21 @@ public struct Daemon: Sendable {
             case .activated(let descriptor): return try ListeningSocket(adopting: descriptor)
             }
         } catch { throw StartFailure(error) }
+    }
+
+    /// Where metrics and health are served from now on, if anywhere.
+    private func endpoint(_ state: DaemonState) throws(StartFailure) -> HealthEndpoint? {
+        guard let source = plan.endpoint else { return nil }
+        let endpoint = HealthEndpoint(source, registry: registry, ready: { readiness(state) })
+        do throws(EndpointError) {
+            try endpoint.start()
+            return endpoint
+        } catch {
+            // API servers wait at systemd's socket already, and it would start the daemon again and again: keys come first.
+            guard case .activated = plan.source else { throw StartFailure(error.description) }
+            logger.warning("no metrics and health checks until the next start: \(error)")
+            return nil
+        }
     }
 
     private func end(_ server: Server, _ engine: EngineThread) async {

@@ -88,8 +88,9 @@ actor Backends {
                 .misconfigured,
                 "this process may not open network sockets, which the key's service needs (RestrictAddressFamilies= of its unit)",
                 remedy:
-                    "put remote-keys.conf, of the package's documentation, into /etc/systemd/system/kmsward.service.d, then "
-                    + "systemctl daemon-reload and restart")
+                    "install -D -m 644 -t /etc/systemd/system/kmsward.service.d /usr/share/kmsward/remote-keys.conf "
+                    + "(an instance's: kmsward@NAME.service.d), then systemctl daemon-reload and systemctl restart"
+            )
         }
         do throws(HTTPFailure) {
             ways.append(Way(settings: settings, transport: try HTTPTransport(settings)))

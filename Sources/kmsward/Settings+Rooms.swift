@@ -34,11 +34,11 @@ extension Settings {
     /// `FileDescriptorName=` of the socket that metrics and health are served on.
     private static let metricsSocket = "metrics"
 
-    /// What is to be said of metrics.listen where systemd passes on another socket; throws if that is none to serve on.
+    /// What is to be said of the file's metrics.listen where systemd passes on another socket; throws if that is none to serve on.
     func remark(on endpoint: HealthEndpoint.Source?) throws(EndpointError) -> String? {
         guard case .adopted(let descriptor) = endpoint else { return nil }
         let address = try HealthEndpoint.address(of: descriptor)
-        guard address != metrics.listen?.text else { return nil }
+        guard address != metrics.listen?.text, position(of: "metrics.listen") != nil else { return nil }
         return
             "metrics.listen is \(metrics.listen?.text ?? "off"), but the unit of the socket says \(address), and that is "
             + "where metrics and health are served: change ListenStream= of kmsward-metrics.socket, or disable that unit"

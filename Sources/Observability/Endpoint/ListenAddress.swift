@@ -174,8 +174,9 @@ struct ListenAddress: Equatable {
             EndpointError(
                 .permissionDenied,
                 start
-                    + "this process may not open network sockets (RestrictAddressFamilies= of its unit): start "
-                    + "kmsward-metrics.socket, which passes one on, or set metrics.listen to \"off\"")
+                    + "this process may not open network sockets (RestrictAddressFamilies= of its unit), and no socket was "
+                    + "passed on: see systemctl status kmsward-metrics.socket, or set metrics.listen to \"off\""
+            )
         case EADDRNOTAVAIL:
             EndpointError(
                 .badAddress,

@@ -1,7 +1,7 @@
 """The Debian package on a real systemd: installed, upgraded under load, taken back, removed and purged."""
 
-import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -9,34 +9,70 @@ import subprocess
 import pytest
 
 import booted
-from booted import SOCKET
+from booted import SOCKET, Load
 from daemon import BINARY, eventually, short_directory
 from kms import REPOSITORY
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="a systemd can be booted by root only")]
 
 
+def build(out):
+    """Makes the package anew in a directory: its path."""
+    done = subprocess.run(
+        [REPOSITORY / "ops" / "packaging" / "deb", out, BINARY, "1"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return pathlib.Path(done.stdout.strip())
+
+
+def changed(package, version, change=lambda tree: None):
+    """The same with another version, and what `change` does to its files."""
+    other = package.with_name(f"kmsward_{version}.deb")
+    tree = other.with_suffix("")
+    subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
+    control = tree / "DEBIAN" / "control"
+    control.write_text(re.sub(r"(?m)^Version: .*", f"Version: {version}", control.read_text()))
+    change(tree)
+    command = ["dpkg-deb", "-Znone", "--root-owner-group", "--build", tree, other]
+    subprocess.run(command, check=True, capture_output=True)
+    shutil.rmtree(tree)
+    return other
+
+
 @pytest.fixture(scope="module")
 def packages():
     """The paths of two packages of the same binary, the older first."""
     out = short_directory()
-    made = []
-    for revision in ("1", "2"):
-        done = subprocess.run(
-            [REPOSITORY / "ops" / "packaging" / "deb", out, BINARY, revision],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        made.append(done.stdout.strip())
-    yield made
+    package = build(out)
+    yield package, changed(package, "9.0-1")
     shutil.rmtree(out)
+
+
+def with_a_network(tree):
+    """As it was when the unit had a network and a port for metrics of its own, and there were no instances."""
+    units = tree / "lib" / "systemd" / "system"
+    for gone in ("kmsward-metrics.socket", "kmsward@.service", "kmsward@.socket"):
+        (units / gone).unlink()
+    shutil.rmtree(tree / "usr" / "share" / "kmsward")
+    unit = (units / "kmsward.service").read_text()
+    for now, then in [
+        (r"(?m)^PrivateNetwork=.*\n|^IPAddressDeny=.*\n|^Wants=.*\n", ""),
+        (r"(?m)^RestrictAddressFamilies=.*", "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6"),
+        (r"(?m)^ExecReload=.*", "ExecReload=/bin/kill -HUP $MAINPID"),
+        (r" kmsward-metrics\.socket", ""),
+    ]:
+        unit, count = re.subn(now, then, unit)
+        assert count > 0, now
+    (units / "kmsward.service").write_text(unit)
+    for script in (tree / "DEBIAN").glob("p*"):
+        script.write_text(script.read_text().replace("kmsward-metrics.socket", ""))
 
 
 @pytest.fixture
 def machine(goclient, packages):
     # Not the binary: that is what the package brings.
     one = booted.Machine(
-        f"--bind-ro={os.path.dirname(goclient)}:/opt", f"--bind-ro={os.path.dirname(packages[0])}:/srv", binary=False
+        f"--bind-ro={os.path.dirname(goclient)}:/mnt", f"--bind-ro={os.path.dirname(packages[0])}:/srv", binary=None
     )
     # A container's policy against starting daemons, which a host does not have.
     one.run("rm", "-f", "/usr/sbin/policy-rc.d")
@@ -54,19 +90,12 @@ def install(machine, package, check=True):
 def set_up(machine, package):
     install(machine, package)
     machine.configure_local_key()
-    machine.run("systemctl", "start", "kmsward.socket", "kmsward.service")
+    machine.run("systemctl", "start", "kmsward.service")
 
 
-def load(machine, calls):
-    return machine.start(
-        "/opt/goclient", "-socket", SOCKET, "-timeout", "30s", "-n", calls, "-c", "8", "load",
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def result(process):
-    said, _ = process.communicate(timeout=120)
-    return json.loads(said.splitlines()[-1])
+def round_trip(machine, path=SOCKET):
+    done = machine.run("/mnt/goclient", "-socket", path, "-timeout", "10s", "roundtrip", check=False)
+    assert done.returncode == 0, done.stdout + machine.journal("-u", "kmsward")
 
 
 def test_lintian_finds_no_error(packages):
@@ -78,19 +107,17 @@ def test_lintian_finds_no_error(packages):
 def test_the_same_commit_gives_the_same_package(packages):
     again = short_directory()
     try:
-        subprocess.run([REPOSITORY / "ops" / "packaging" / "deb", again, BINARY, "1"], check=True, capture_output=True)
-        (other,) = again.glob("*.deb")
-        with open(packages[0], "rb") as one, open(other, "rb") as two:
-            assert one.read() == two.read()
+        assert build(again).read_bytes() == packages[0].read_bytes()
     finally:
         shutil.rmtree(again)
 
 
 def test_a_fresh_installation_says_what_to_do_next_and_then_does_it(machine, packages):
     done = install(machine, packages[0])
-    assert "kmsward key init" in done.stderr and "systemctl start" in done.stderr
+    for word in ("kmsward key init", "remote-keys.conf", "systemctl start"):
+        assert word in done.stderr, done.stderr
     assert machine.state("kmsward.service") == "inactive", "there is no key yet"
-    for unit in ("kmsward.socket", "kmsward.service"):
+    for unit in ("kmsward.socket", "kmsward-metrics.socket", "kmsward.service"):
         assert machine.run("systemctl", "is-enabled", unit).stdout.strip() == "enabled"
     assert machine.run("stat", "-c", "%a %U %G", "/etc/kmsward", "/etc/kmsward/kmsward.yaml").stdout.split("\n")[:2] == [
         "750 root kmsward", "640 root kmsward",
@@ -98,8 +125,8 @@ def test_a_fresh_installation_says_what_to_do_next_and_then_does_it(machine, pac
     # As it says, with the configuration as it came.
     machine.run("kmsward", "key", "init", "--file", "/etc/kmsward/local.keys")
     machine.run("chown", "kmsward", "/etc/kmsward/local.keys")
-    machine.run("systemctl", "start", "kmsward.socket", "kmsward.service")
-    assert machine.run("/opt/goclient", "-socket", SOCKET, "roundtrip").returncode == 0
+    machine.run("systemctl", "start", "kmsward.service")
+    round_trip(machine)
     machine.run("man", "-w", "8", "kmsward")
     assert "complete" in machine.run("cat", "/usr/share/bash-completion/completions/kmsward").stdout
 
@@ -107,14 +134,41 @@ def test_a_fresh_installation_says_what_to_do_next_and_then_does_it(machine, pac
 def test_upgrade_and_downgrade_under_load_fail_no_call(machine, packages):
     set_up(machine, packages[0])
     before = machine.property("kmsward.service", "MainPID")
-    calls = load(machine, 60_000)
+    calls = Load(machine)
     install(machine, packages[1])
     upgraded = machine.property("kmsward.service", "MainPID")
     assert upgraded not in ("0", before), "the new one serves"
     install(machine, packages[0])
     assert machine.property("kmsward.service", "MainPID") not in ("0", upgraded), "and the old one again"
-    out = result(calls)
-    assert out["failed"] == 0 and out["ok"] == 60_000, out
+    round_trip(machine)
+    out = calls.result()
+    assert out["failed"] == 0 and out["ok"] > 500, out
+
+
+def test_an_upgrade_from_a_unit_with_a_network_goes_on_under_load(machine, packages):
+    """Its port for metrics becomes systemd's; a key behind a network keeps its way there."""
+    former = changed(packages[0], "0.0.9-1", with_a_network)
+    install(machine, former)
+    with booted.CloudInside(machine) as fake:
+        machine.configure_jdcloud_key(fake, write_format="compatible")
+        machine.shell(f"echo 127.0.0.1 {booted.HOST} >> /etc/hosts")
+        machine.run("systemctl", "start", "kmsward.service")
+        before = machine.property("kmsward.service", "MainPID")
+        calls = Load(machine, rate=50)
+        eventually(lambda: fake.calls("encrypt") > 50, "calls of the KMS under way")
+        said = install(machine, packages[0]).stderr
+        assert "allows it one" in said, said
+        assert machine.property("kmsward.service", "MainPID") not in ("0", before)
+        served = fake.calls("encrypt")
+        eventually(lambda: fake.calls("encrypt") > served + 50, "and still")
+        out = calls.result()
+        assert out["failed"] == 0 and out["ok"] > 100, out
+        assert machine.state("kmsward-metrics.socket") == "active"
+        assert machine.run("curl", "-sf", "http://127.0.0.1:9464/readyz").stdout == "ok\n"
+        assert machine.run("systemctl", "reload", "kmsward.service").returncode == 0
+        # And back, with its port for metrics its own again.
+        install(machine, former)
+        round_trip(machine)
 
 
 def test_an_upgrade_leaves_a_daemon_alone_that_holds_what_a_new_one_could_not_get(machine, packages):
@@ -127,7 +181,27 @@ def test_an_upgrade_leaves_a_daemon_alone_that_holds_what_a_new_one_could_not_ge
     said = install(machine, packages[1]).stderr
     assert "not restarted" in said and "systemctl restart kmsward" in said
     assert machine.property("kmsward.service", "MainPID") == before
-    assert machine.run("/opt/goclient", "-socket", SOCKET, "roundtrip").returncode == 0, "it goes on"
+    round_trip(machine)
+
+
+def test_an_upgrade_does_with_each_instance_what_is_safe_for_it(machine, packages):
+    set_up(machine, packages[0])
+    machine.run("cp", "/etc/kmsward/kmsward.yaml", "/etc/kmsward/well.yaml")
+    machine.run("cp", "/etc/kmsward/kmsward.yaml", "/etc/kmsward/broken.yaml")
+    units = ["kmsward@well.service", "kmsward@broken.service"]
+    machine.run("systemctl", "enable", "--now", *units)
+    well, broken = (machine.property(unit, "MainPID") for unit in units)
+    machine.write("/etc/kmsward/broken.yaml", "keys: [{name: primary, locl: {}}]\n")
+    calls = Load(machine, path="/run/kmsward/well/kms.sock")
+    said = install(machine, packages[1]).stderr
+    assert "kmsward@broken.service is not restarted" in said and "kmsward@well" not in said, said
+    assert machine.property(units[0], "MainPID") not in ("0", well)
+    assert machine.property(units[1], "MainPID") == broken
+    round_trip(machine, "/run/kmsward/broken/kms.sock")
+    assert calls.result()["failed"] == 0
+    machine.run("dpkg", "--purge", "kmsward")
+    assert [machine.state(unit) for unit in units] == ["inactive", "inactive"]
+    assert machine.shell("ls /etc/systemd/system/*/kmsward* 2>/dev/null || :").stdout == ""
 
 
 def test_an_upgrade_leaves_a_daemon_alone_whose_configuration_is_broken(machine, packages):
@@ -143,7 +217,8 @@ def test_removal_and_purge_leave_keys_and_say_so(machine, packages):
     set_up(machine, packages[0])
     key = machine.run("cat", "/etc/kmsward/local.keys").stdout
     machine.run("dpkg", "--remove", "kmsward")
-    assert machine.state("kmsward.service") == "inactive" and machine.state("kmsward.socket") == "inactive"
+    for unit in ("kmsward.service", "kmsward.socket", "kmsward-metrics.socket"):
+        assert machine.state(unit) == "inactive"
     assert machine.run("cat", "/etc/kmsward/kmsward.yaml").stdout, "the configuration stays until the purge"
     said = machine.run("dpkg", "--purge", "kmsward")
     assert "left as it is: /etc/kmsward" in said.stderr
@@ -151,5 +226,5 @@ def test_removal_and_purge_leave_keys_and_say_so(machine, packages):
     assert machine.run("test", "-e", "/etc/kmsward/kmsward.yaml", check=False).returncode == 1
     # And all is there again for whoever purged by mistake.
     install(machine, packages[1])
-    machine.run("systemctl", "start", "kmsward.socket", "kmsward.service")
-    assert machine.run("/opt/goclient", "-socket", SOCKET, "roundtrip").returncode == 0
+    machine.run("systemctl", "start", "kmsward.service")
+    round_trip(machine)

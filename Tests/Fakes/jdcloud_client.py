@@ -36,6 +36,9 @@ class ControlError(Exception):
 class JDCloudFake:
     """The fake as a child process. Keys, accounts and authority outlive `stop` and `start`; the ports stay the same."""
 
+    #: What it is started by.
+    prefix = ()
+
     def __init__(self, *options):
         self.options = [str(one) for one in options]
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="jdcloud-"))
@@ -54,7 +57,7 @@ class JDCloudFake:
 
     def start(self):
         """Starts it; the facts it prints become attributes: http_url, https_url, metadata_url, ca, keys, accounts."""
-        command = [sys.executable, str(PROGRAM), "--state", str(self.directory), "--until-stdin-ends"]
+        command = [*self.prefix, sys.executable, str(PROGRAM), "--state", str(self.directory), "--until-stdin-ends"]
         command += [f"--{name.replace('_', '-')}={port}" for name, port in self.ports.items()] + self.options
         with open(self.directory / "fake.log", "ab") as errors:
             self.process = subprocess.Popen(

@@ -122,12 +122,12 @@ def table(head, rows):
     return "\n".join(lines + ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows])
 
 
-def write(section, text):
-    """Puts `text` between the marks of its section in docs/fault-drill.md; the rest of the page is written by hand."""
+def write(section, text, path=PAGE):
+    """Puts `text` between the marks of its section of a page; the rest of the page is written by hand."""
     begin, end = f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
-    page = PAGE.read_text()
+    page = path.read_text()
     before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise SystemExit(f"{PAGE} has no marks for {section}")
-    PAGE.write_text(f"{before}{begin}\n{text.strip()}\n{end}{after}")
+        raise SystemExit(f"{path} has no marks for {section}")
+    path.write_text(f"{before}{begin}\n{text.strip()}\n{end}{after}")

@@ -1,7 +1,8 @@
 // goclient speaks to a KMS plugin with grpc-go, dialling as kube-apiserver does.
 //
 //	goclient -socket PATH [-authority A] roundtrip
-//	goclient -socket PATH -n 100000 -c 64 load      checks every reply
+//	goclient -socket PATH -n 100000 -c 64 load      calls of both APIs; checks every reply
+//	goclient -socket PATH -n 0 -rate 400 load       the same until SIGTERM, at most so many a second
 //	goclient -socket PATH -n 10000 -c 64 cancel     gives calls up at random moments
 //
 // The last line of output is one JSON object; the exit code is 0 only if every call ended as it must.
@@ -14,12 +15,16 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math"
 	mathrand "math/rand"
 	"net"
 	"os"
+	"os/signal"
+	"sort"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -34,8 +39,9 @@ var (
 	socket    = flag.String("socket", "", "path of the socket, or @name")
 	authority = flag.String("authority", "", "`:authority` to send; empty: what grpc-go makes of the path")
 	timeout   = flag.Duration("timeout", 3*time.Second, "deadline of each call")
-	count     = flag.Int("n", 1000, "number of calls")
+	count     = flag.Int("n", 1000, "number of calls; 0: until SIGTERM")
 	workers   = flag.Int("c", 8, "calls in flight")
+	rate      = flag.Int("rate", 0, "calls per second of load; 0: as fast as they go")
 )
 
 type result struct {
@@ -46,14 +52,28 @@ type result struct {
 	Error     string `json:"error,omitempty"`
 	KeyID     string `json:"key_id,omitempty"`
 	Version   string `json:"version,omitempty"`
+	Refused   int64  `json:"refused"` // connections; calls wait for one that is not
+
+	// Of load: how many calls failed for which reason, and milliseconds that those took that did not.
+	Errors map[string]int64 `json:"errors,omitempty"`
+	Median float64          `json:"median_ms,omitempty"`
+	P99    float64          `json:"p99_ms,omitempty"`
+	Worst  float64          `json:"worst_ms,omitempty"`
 }
+
+var refused atomic.Int64
 
 func dial() (*grpc.ClientConn, error) {
 	options := []grpc.DialOption{
 		grpc.WithInsecure(),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)),
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
-			return net.DialUnix("unix", nil, &net.UnixAddr{Name: *socket, Net: "unix"})
+			conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: *socket, Net: "unix"})
+			if err != nil {
+				refused.Add(1)
+				return nil, err
+			}
+			return conn, nil
 		}),
 	}
 	if *authority != "" {
@@ -147,6 +167,9 @@ func roundtrip(conn *grpc.ClientConn) (result, error) {
 	return out, nil
 }
 
+// stopped is set once no further call is wanted.
+var stopped atomic.Bool
+
 // spread runs `one` *count times over *workers goroutines.
 func spread(one func() error) error {
 	var left = int64(*count)
@@ -157,7 +180,7 @@ func spread(one func() error) error {
 		group.Add(1)
 		go func() {
 			defer group.Done()
-			for atomic.AddInt64(&left, -1) >= 0 {
+			for !stopped.Load() && atomic.AddInt64(&left, -1) >= 0 {
 				if err := one(); err != nil {
 					once.Do(func() { first = err })
 				}
@@ -168,38 +191,92 @@ func spread(one func() error) error {
 	return first
 }
 
-// load makes *count calls, Encrypt and Decrypt in turn, and compares what comes back.
+// load makes *count calls: Encrypt and Decrypt of both APIs in turn, and compares what comes back.
 func load(conn *grpc.ClientConn) (result, error) {
-	out := result{}
-	client := v2.NewKeyManagementServiceClient(conn)
-	*count /= 2
-	err := spread(func() (err error) {
-		defer func() {
-			if err != nil {
-				atomic.AddInt64(&out.Failed, 1)
-			}
+	out := result{Errors: map[string]int64{}}
+	new, old := v2.NewKeyManagementServiceClient(conn), v1beta1.NewKeyManagementServiceClient(conn)
+	const turn = 4
+	var interval time.Duration
+	if *rate > 0 {
+		interval = time.Second * time.Duration(turn**workers) / time.Duration(*rate)
+	}
+	if *count == 0 {
+		*count = math.MaxInt
+		stop := make(chan os.Signal, 1)
+		signal.Notify(stop, syscall.SIGTERM)
+		go func() {
+			<-stop
+			stopped.Store(true)
 		}()
-		plain := random(32)
+	}
+	*count /= turn
+
+	var took []time.Duration
+	var lock sync.Mutex
+	call := func(name string, one func(context.Context) error) error {
 		ctx, done := context.WithTimeout(context.Background(), *timeout)
 		defer done()
-		atomic.AddInt64(&out.Calls, 1)
-		sealed, err := client.Encrypt(ctx, &v2.EncryptRequest{Plaintext: plain, Uid: "load"})
+		began := time.Now()
+		err := one(ctx)
+		lock.Lock()
+		defer lock.Unlock()
+		out.Calls++
 		if err != nil {
-			return fmt.Errorf("Encrypt: %v", err)
+			out.Failed++
+			out.Errors[name+": "+err.Error()]++
+			return fmt.Errorf("%s: %v", name, err)
 		}
-		atomic.AddInt64(&out.OK, 1)
-		atomic.AddInt64(&out.Calls, 1)
-		opened, err := client.Decrypt(ctx, &v2.DecryptRequest{
-			Ciphertext: sealed.Ciphertext, KeyId: sealed.KeyId, Annotations: sealed.Annotations, Uid: "load"})
-		if err != nil {
-			return fmt.Errorf("Decrypt: %v", err)
-		}
-		if !bytes.Equal(opened.Plaintext, plain) {
-			return fmt.Errorf("Decrypt: other bytes came back")
-		}
-		atomic.AddInt64(&out.OK, 1)
+		out.OK++
+		took = append(took, time.Since(began))
 		return nil
+	}
+	compare := func(opened, plain []byte) error {
+		if !bytes.Equal(opened, plain) {
+			return fmt.Errorf("other bytes came back")
+		}
+		return nil
+	}
+	err := spread(func() error {
+		began := time.Now()
+		defer func() { time.Sleep(interval - time.Since(began)) }()
+		plain := random(32)
+		var sealed *v2.EncryptResponse
+		if err := call("v2 Encrypt", func(ctx context.Context) (err error) {
+			sealed, err = new.Encrypt(ctx, &v2.EncryptRequest{Plaintext: plain, Uid: "load"})
+			return
+		}); err != nil {
+			return err
+		}
+		if err := call("v2 Decrypt", func(ctx context.Context) error {
+			opened, err := new.Decrypt(ctx, &v2.DecryptRequest{
+				Ciphertext: sealed.Ciphertext, KeyId: sealed.KeyId, Annotations: sealed.Annotations, Uid: "load"})
+			if err != nil {
+				return err
+			}
+			return compare(opened.Plaintext, plain)
+		}); err != nil {
+			return err
+		}
+		var former *v1beta1.EncryptResponse
+		if err := call("v1beta1 Encrypt", func(ctx context.Context) (err error) {
+			former, err = old.Encrypt(ctx, &v1beta1.EncryptRequest{Version: "v1beta1", Plain: plain})
+			return
+		}); err != nil {
+			return err
+		}
+		return call("v1beta1 Decrypt", func(ctx context.Context) error {
+			opened, err := old.Decrypt(ctx, &v1beta1.DecryptRequest{Version: "v1beta1", Cipher: former.Cipher})
+			if err != nil {
+				return err
+			}
+			return compare(opened.Plain, plain)
+		})
 	})
+	sort.Slice(took, func(a, b int) bool { return took[a] < took[b] })
+	if n := len(took); n > 0 {
+		milliseconds := func(index int) float64 { return float64(took[index].Microseconds()) / 1000 }
+		out.Median, out.P99, out.Worst = milliseconds(n/2), milliseconds(n*99/100), milliseconds(n-1)
+	}
 	return out, err
 }
 
@@ -245,6 +322,7 @@ func main() {
 	if err != nil {
 		out.Error = err.Error()
 	}
+	out.Refused = refused.Load()
 	line, _ := json.Marshal(out)
 	fmt.Println(string(line))
 	if err != nil {

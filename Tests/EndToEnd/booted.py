@@ -66,24 +66,25 @@ class Machine:
         )  # fmt: skip
         self.leader = None
         try:
-            self._wait_until_booted()
+            eventually(self._is_booted, "systemd has booted")
+            self.wait_until_running()
             # Whatever this host's own daemon has there.
             self.run("rm", "-rf", "/etc/kmsward", "/var/lib/kmsward")
         except BaseException:
             self.stop()
             raise
 
-    def _wait_until_booted(self):
-        eventually(self._is_booted, "systemd has booted")
+    def wait_until_running(self):
+        """Until everything that starts at boot has started."""
         state = self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip()
         assert state in ("running", "degraded"), state
 
     def reboot(self):
-        """To multi-user.target, with all that was written."""
+        """On the way to multi-user.target, with all that was written."""
         former = pathlib.Path("/proc") / str(self.leader)
         self.run("systemctl", "reboot", check=False)
         eventually(lambda: not former.exists(), "the machine is down")
-        self._wait_until_booted()
+        eventually(self._is_booted, "systemd has booted again")
 
     def _is_booted(self):
         assert self.process.poll() is None, (self.folder / "console").read_text()

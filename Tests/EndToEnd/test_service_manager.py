@@ -253,6 +253,19 @@ def test_a_port_in_use_is_one_line_with_the_remedy(prepare):
     assert not os.path.exists(daemon.socket_path), "the socket is not left behind"
 
 
+def test_a_port_in_use_does_not_keep_it_from_the_socket_that_systemd_holds(prepare, folder):
+    path = folder / "activated.sock"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = "127.0.0.1:%d" % taken.getsockname()[1]
+        daemon = prepare(prefix=["systemd-socket-activate", f"--listen={path}"], metrics={"listen": address}).launch()
+        eventually(path.exists, "the socket unit's socket is there")
+        with KMS(f"unix:{path}", timeout=PATIENCE) as kms:
+            assert kms.status().healthz == "ok"
+        (said,) = [line for line in daemon.log().splitlines() if address in line]
+        assert "warning" in said and "no metrics" in said
+        daemon.stop()
+
+
 def test_development_mode_prints_what_to_paste(folder):
     run = folder / "run"
     process = subprocess.Popen(

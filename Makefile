@@ -52,6 +52,8 @@ format: ## Format the sources in place
 
 reference: build ## Write the generated pages of docs/ anew
 	$(BINARY) config reference > docs/configuration.md
+	@ops/dev/python-environment $(VENV)
+	$(VENV)/bin/python ops/prometheus/metrics-page $(BINARY) > docs/metrics.md
 
 dashboards: ## Write the dashboards of Grafana anew
 	@ops/dev/python-environment $(VENV)

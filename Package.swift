@@ -122,7 +122,7 @@ let package = Package(
             "KeyService",
             [
                 "KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "DEKCache", "LocalProvider",
-                logging, metrics,
+                "Observability", logging, metrics,
             ]),
         tests(
             "RequestDecoding",

@@ -185,6 +185,12 @@ enum Schema {
                 "local_kek.max_uses", \.localKEK.maxUses, .integer(1...(1 << 48)),
                 "The number of encryptions after which a new one is made; soft as well."),
             Option(
+                "price_per_million_calls", \.pricePerMillionCalls, .integer(0...1_000_000_000),
+                """
+                What a million calls to the key's service cost, in any currency: only for the metric \
+                `kmsward_backend_call_price`, which makes a cost meter of the calls that are counted. 0: not told.
+                """),
+            Option(
                 "local.file", \.local.file, .path, required: true,
                 "The key file, made by `kmsward key init`. Readable by the daemon's user alone."),
         ] + jdcloud)

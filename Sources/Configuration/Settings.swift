@@ -174,6 +174,8 @@ extension Settings {
         public var acceptIdentities: [String] = []
         /// Whole key ids, written by other plugins, whose ciphertexts this key opens.
         public var adoptKeyIDs: [String] = []
+        /// What a million calls to the key's service cost, in whatever currency; 0 where nobody counts.
+        public var pricePerMillionCalls: UInt64 = 0
         /// How long writing goes on after the last proof that the key decrypts, while its backend does not answer.
         public var rideThrough = Duration.seconds(86_400)
         /// The same while the backend refuses the daemon, or the key's set-up is wrong.

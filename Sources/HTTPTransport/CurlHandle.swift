@@ -93,6 +93,12 @@ private import Glibc
 
     func number(_ info: CURLINFO) -> Int { unsafe ksw_curl_get_long(easy, info) }
 
+    /// When the certificate of whom this speaks to ends, seconds since 1970; nil without one, and once the transfer has ended.
+    var certificateEnd: Int64? {
+        let end = unsafe ksw_curl_certificate_end(easy)
+        return end > 0 ? end : nil
+    }
+
     /// curl's own words about a failure; they may name what only we should know.
     var errorText: String { unsafe String(cString: text) }
 }

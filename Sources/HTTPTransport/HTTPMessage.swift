@@ -106,6 +106,8 @@ public struct HTTPResponse: ~Copyable, Sendable {
     public let body: SecretBytes
     /// Where the time went.
     public let timings: HTTPTimings
+    /// When the server's certificate ends, seconds since 1970; nil without TLS.
+    public let certificateEnd: Int64?
 }
 
 /// Where a transfer's time went; zero for what did not take place.

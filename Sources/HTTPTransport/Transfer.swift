@@ -30,6 +30,7 @@ internal import Synchronization
     private var sent = 0
     private var timesSent = 0
     private var answer = AnswerReader()
+    private var certificateEnd: Int64?
     private var chunks = BodyChunks()
     private var isTooLarge = false
     private var refusedResend = false
@@ -260,7 +261,10 @@ internal import Synchronization
 
     private func took(header bytes: UnsafeMutablePointer<CChar>?, _ count: Int) -> Bool {
         guard let bytes = unsafe bytes else { return true }
-        if firstByteAt == nil { firstByteAt = .now }
+        if firstByteAt == nil {
+            firstByteAt = .now
+            certificateEnd = handle?.certificateEnd
+        }
         return answer.take(
             line: unsafe RawSpan(_unsafeBytes: UnsafeRawBufferPointer(start: bytes, count: count)))
     }
@@ -303,7 +307,7 @@ internal import Synchronization
         let isHTTP2 = handle.number(CURLINFO_HTTP_VERSION) == Int(CURL_HTTP_VERSION_2_0)
         var response: HTTPResponse? = HTTPResponse(
             status: answer.status, version: isHTTP2 ? .http2 : .http1, headers: HTTPHeaders(answer.fields),
-            body: chunks.joined(), timings: timings(handle))
+            body: chunks.joined(), timings: timings(handle), certificateEnd: certificateEnd)
         outcome.withLock { $0.response = response.take() }
     }
 

@@ -7,7 +7,7 @@ final class KeyMetrics: Sendable {
     /// A gauge that is there only while it has something to say, and what it said last.
     private struct Told {
         let gauge: Gauge
-        let label: String
+        let labels: [String]
     }
 
     private struct Place: Hashable {
@@ -22,20 +22,34 @@ final class KeyMetrics: Sendable {
 
     init(_ factory: any MetricsFactory) { self.factory = factory }
 
-    func publish(_ key: KeySnapshot) {
+    /// Sets what is known of a key that is probed every `interval`.
+    func publish(_ key: KeySnapshot, probedEvery interval: Duration) {
         tell(Names.Metric.keyReady, key.name, key.state == .active ? 1 : 0)
         tell(Names.Metric.localKEKAge, key.name, key.localKEKAge?.inSeconds)
         tell(Names.Metric.localKEKUses, key.name, key.localKEKUses.map(Double.init))
-        tell(Names.Metric.keyInfo, key.name, key.keyID.map { _ in 1 }, (Names.Label.keyID, key.keyID ?? ""))
+        tell(Names.Metric.localKEKMaximumAge, key.name, key.localKEKMaximumAge?.inSeconds)
+        tell(
+            Names.Metric.keyInfo, key.name, key.keyID.map { _ in 1 },
+            [
+                (Names.Label.keyID, key.keyID ?? ""), (Names.Label.version, key.version ?? ""),
+                (Names.Label.epoch, "\(key.epoch)"), (Names.Label.suite, key.suite),
+                (Names.Label.writeFormat, key.writeFormat),
+                (Names.Label.role, key.encrypts ? "encrypts" : "decrypts"),
+                (Names.Label.provider, key.provider),
+            ])
         tell(
             Names.Metric.keyTrouble, key.name, key.troubleCode.map { _ in 1 },
-            (Names.Label.code, key.troubleCode ?? ""))
+            [(Names.Label.code, key.troubleCode ?? "")])
         tell(
             Names.Metric.keyWritesStop, key.name,
             key.encrypts && key.trouble != nil ? key.writesFail ? 0 : key.writesStopIn?.inSeconds : nil)
         tell(Names.Metric.keyLastProof, key.name, key.lastProof.map(Double.init))
         tell(Names.Metric.credentialsEnd, key.name, key.credentialsEnd.map(Double.init))
         tell(Names.Metric.clockOffset, key.name, key.clockOffset?.inSeconds)
+        tell(Names.Metric.keyLastProbe, key.name, key.lastProbe.map(Double.init))
+        tell(Names.Metric.keyProbeInterval, key.name, interval.inSeconds)
+        tell(Names.Metric.certificateEnd, key.name, key.certificateEnd.map(Double.init))
+        tell(Names.Metric.callPrice, key.name, key.callPrice)
     }
 
     /// Drops all that was said of the key.
@@ -48,8 +62,10 @@ final class KeyMetrics: Sendable {
         for gauge in gone.values.map(\.gauge) { gauge.destroy() }
     }
 
-    /// Sets a gauge of a key, with one label more or none; nil drops it.
-    private func tell(_ metric: String, _ key: String, _ value: Double?, _ label: (String, String)? = nil) {
+    /// Sets a gauge of a key, with more labels or none; nil drops it.
+    private func tell(
+        _ metric: String, _ key: String, _ value: Double?, _ more: [(String, String)] = []
+    ) {
         let place = Place(key: key, metric: metric)
         let before = told.withLock { $0[place] }
         guard let value else {
@@ -57,12 +73,11 @@ final class KeyMetrics: Sendable {
             before?.gauge.destroy()
             return
         }
-        if let before, before.label == label?.1 ?? "" { return before.gauge.record(value) }
-        let gauge = Gauge(
-            label: metric, dimensions: [(Names.Label.key, key)] + (label.map { [$0] } ?? []), factory: factory
-        )
+        let labels = more.map(\.1)
+        if let before, before.labels == labels { return before.gauge.record(value) }
+        let gauge = Gauge(label: metric, dimensions: [(Names.Label.key, key)] + more, factory: factory)
         gauge.record(value)
-        told.withLock { $0[place] = Told(gauge: gauge, label: label?.1 ?? "") }
+        told.withLock { $0[place] = Told(gauge: gauge, labels: labels) }
         before?.gauge.destroy()
     }
 }

@@ -109,7 +109,8 @@ extension KeyRing {
         return Successor(
             key: RingKey(
                 settings, encrypts: encrypts, serves: false, ring: self.settings, history: history,
-                cache: cache, lease: scopes.take(), client: client, configured: configured, logger: logger),
+                cache: cache, lease: scopes.take(), client: client, configured: configured,
+                record: KeyRecord(settings.name, factory), logger: logger),
             settings: settings, isCandidate: true)
     }
 
@@ -172,8 +173,7 @@ extension KeyRing {
         }
         for next in after where next.isCandidate { beginWatching(next.key) }
         if isDemoted { beginWatching(before[0]) }
-        let now = epochSeconds()
-        for key in keys { metrics.publish(key.snapshot(at: now)) }
+        for key in keys { publish(key) }
         return changes
     }
 

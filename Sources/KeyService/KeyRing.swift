@@ -87,7 +87,8 @@ public final class KeyRing: Sendable {
         let keys = settings.keys.enumerated().map { index, key in
             RingKey(
                 key, encrypts: index == 0, serves: true, ring: settings, history: history, cache: cache,
-                lease: scopes.take(), client: key.client(factory), configured: configured, logger: logger)
+                lease: scopes.take(), client: key.client(factory), configured: configured,
+                record: KeyRecord(key.name, factory), logger: logger)
         }
         state = Mutex(State(keys: keys))
     }
@@ -224,7 +225,12 @@ public final class KeyRing: Sendable {
     private func step(_ key: RingKey) async {
         await key.step(at: now)
         saveHistory()
-        metrics.publish(key.snapshot(at: epochSeconds()))
+        publish(key)
+    }
+
+    /// Tells what is known of the key now.
+    func publish(_ key: RingKey) {
+        metrics.publish(key.snapshot(at: epochSeconds()), probedEvery: settings.observeEvery)
     }
 
     private func loadHistory() {

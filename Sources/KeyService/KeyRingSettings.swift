@@ -36,6 +36,8 @@ public struct KeySettings: Sendable {
     public var limits: RemoteKMSClient.Limits
     /// Slows its calls down; shared with the other keys behind the same endpoint and credential; nil where nothing throttles.
     public var limiter: ThrottleLimiter?
+    /// What one call to its backend costs; only told.
+    public var callPrice: Double?
 
     /// A key.
     public init(
@@ -46,7 +48,7 @@ public struct KeySettings: Sendable {
         adoptKeyIDs: [String] = [], localKEKMaximumAge: Duration = .seconds(30 * 86_400),
         localKEKMaximumUses: UInt64 = 1 << 32, rideThrough: Duration? = nil,
         authGrace: Duration = .seconds(15 * 60), forgetsWhenForbidden: Bool = false,
-        limits: RemoteKMSClient.Limits? = nil, limiter: ThrottleLimiter? = nil
+        limits: RemoteKMSClient.Limits? = nil, limiter: ThrottleLimiter? = nil, callPrice: Double? = nil
     ) {
         self.name = name
         self.provider = provider
@@ -63,6 +65,7 @@ public struct KeySettings: Sendable {
         self.forgetsWhenForbidden = forgetsWhenForbidden
         self.limits = limits ?? (provider.storage == .file ? .local : .init())
         self.limiter = limiter
+        self.callPrice = callPrice
     }
 }
 
@@ -84,6 +87,7 @@ extension KeySettings {
             && localKEKMaximumAge == other.localKEKMaximumAge
             && localKEKMaximumUses == other.localKEKMaximumUses && rideThrough == other.rideThrough
             && authGrace == other.authGrace && forgetsWhenForbidden == other.forgetsWhenForbidden
+            && callPrice == other.callPrice
     }
 
     /// Whether both write the same by the same calls: all else may change without a proof, in an outage too.

@@ -23,6 +23,7 @@ public struct KeyService: KMSServing {
     private let runtimeVersion: String
     private let clock: any Clock<Duration>
     private let ping: PingSeal
+    private let times: CryptoTimes
 
     /// The longest that Status waits for the first verdict.
     private static let statusWait = Duration.seconds(2)
@@ -30,13 +31,15 @@ public struct KeyService: KMSServing {
     /// A service over `ring`, whose `run` must be running; `runtimeVersion` is the daemon's semantic version.
     public init(
         ring: KeyRing, v2Version: V2Version = .v2beta1, runtimeVersion: String,
-        clock: any Clock<Duration> = ContinuousClock()
+        clock: any Clock<Duration> = ContinuousClock(),
+        now: @escaping @Sendable () -> ContinuousClock.Instant = { ContinuousClock.now }
     ) {
         self.ring = ring
         self.v2Version = v2Version
         self.runtimeVersion = runtimeVersion
         self.clock = clock
         ping = PingSeal(suite: ring.keys[0].settings.suite)
+        times = CryptoTimes(ring.factory, now: now)
     }
 
     /// Answers one request; see `KMSServing`.
@@ -79,9 +82,11 @@ public struct KeyService: KMSServing {
         let reply: EncryptReply
         switch active.form {
         case .envelope(let writer):
+            let start = times.start
             do throws(EnvelopeError) { reply = try writer.seal(request.plaintext, api: request.api) } catch {
                 throw KMSFailure(error, key: name)
             }
+            times.sealed(since: start)
         case .compatible:
             reply = EncryptReply(
                 ciphertext: try await key.wrapped(
@@ -112,17 +117,25 @@ public struct KeyService: KMSServing {
                     throw KMSFailure(.requestMismatch, key: key.name)
                 }
                 keyID = request.keyID
-                return try await key.plaintext(of: request.ciphertext, deadline: deadline, clock: clock)
+                let plaintext = try await key.plaintext(
+                    of: request.ciphertext, deadline: deadline, clock: clock)
+                count(keyID, key, keys)
+                return plaintext
             }
             let envelope = try parse(request, key: key)
             keyID = envelope.keyID.description
-            return try await open(envelope, key, deadline: deadline)
+            let plaintext = try await open(envelope, key, deadline: deadline)
+            count(keyID, key, keys)
+            return plaintext
         case .v1beta1:
             // It names no key, so one key answers for all that is no envelope.
             if !Envelope.hasMagic(request.ciphertext),
                 let key = keys.first(where: { $0.reads(.compatible) })
             {
-                return try await key.plaintext(of: request.ciphertext, deadline: deadline, clock: clock)
+                let plaintext = try await key.plaintext(
+                    of: request.ciphertext, deadline: deadline, clock: clock)
+                count(nil, key, keys)
+                return plaintext
             }
             let envelope = try parse(request, key: keys[0])
             let key = try await KeyRing.key(
@@ -130,17 +143,31 @@ public struct KeyService: KMSServing {
                 clock: clock)
             guard key.reads(.envelope) else { throw KMSFailure(.formatNotAccepted, key: key.name) }
             keyID = envelope.keyID.description
-            return try await open(envelope, key, deadline: deadline)
+            let plaintext = try await open(envelope, key, deadline: deadline)
+            count(keyID, key, keys)
+            return plaintext
         }
+    }
+
+    /// Counts what was written under another key_id than the one that encrypts now; nil where it is not known which.
+    private func count(_ keyID: String?, _ key: RingKey, _ keys: [RingKey]) {
+        if key === keys[0] {
+            guard let keyID, let active = key.active, keyID != active.keyID.description else { return }
+        }
+        key.record.openedFormer()
     }
 
     private func open(
         _ envelope: Envelope, _ key: RingKey, deadline: Deadline
     ) async throws(KMSFailure) -> SecretBytes {
         let kek = try await key.localKEK(of: envelope, deadline: deadline, clock: clock)
-        do throws(EnvelopeError) { return try envelope.open(under: kek) } catch {
+        let plaintext: SecretBytes
+        let start = times.start
+        do throws(EnvelopeError) { plaintext = try envelope.open(under: kek) } catch {
             throw KMSFailure(error, key: key.name)
         }
+        times.opened(since: start)
+        return plaintext
     }
 
     /// What was sealed under the very local KEK that seals now, as most is: nothing of it need be looked up.
@@ -148,8 +175,10 @@ public struct KeyService: KMSServing {
         _ request: DecryptRequest, _ key: RingKey, keyID: inout String
     ) throws(KMSFailure) -> SecretBytes? {
         guard let active = key.active else { return nil }
+        let start = times.start
         do throws(EnvelopeError) {
             guard let plaintext = try active.open(request) else { return nil }
+            times.opened(since: start)
             keyID = active.keyID.description
             return plaintext
         } catch {

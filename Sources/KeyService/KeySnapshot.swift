@@ -41,4 +41,20 @@ public struct KeySnapshot: Sendable, Equatable {
     public let credentialsEnd: Int64?
     /// What is added to this machine's time in calls to the backend; nil where time does not matter.
     public let clockOffset: Duration?
+    /// The announced key_id's version, as the backend names it; nil where it was not looked at since the start.
+    public var version: String?
+    /// The configured epoch.
+    public var epoch: UInt32 = 0
+    /// What it encrypts with, as the configuration names it.
+    public var suite = ""
+    /// What it writes, as the configuration names it.
+    public var writeFormat = ""
+    /// The age at which the local KEK is to be replaced; nil where there is none.
+    public var localKEKMaximumAge: Duration?
+    /// When the last probe that has ended began, seconds since 1970.
+    public var lastProbe: Int64?
+    /// When the certificate of its backend ends, seconds since 1970; nil where none was seen.
+    public var certificateEnd: Int64?
+    /// What one call to its backend costs, if that is configured.
+    public var callPrice: Double?
 }

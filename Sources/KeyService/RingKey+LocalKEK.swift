@@ -210,6 +210,7 @@ extension RingKey {
         monitor.activated(at: now.uptime)
         guard serves else { return }
         if before?.keyID != active.keyID {
+            if before != nil { record.rotated() }
             logger.notice("key_id is active", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
         } else {
             logger.info("local KEK renewed", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
@@ -227,6 +228,7 @@ extension RingKey {
         write(active)
         await keepOpened(active)
         if active.keyID != former {
+            if former != nil { record.rotated() }
             logger.notice("key_id is active", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
         }
     }

@@ -35,6 +35,7 @@ extension RingKey {
         let facts = await client.facts
         let told = state.withLock { state in
             defer {
+                state.lastProbe = now.epochSeconds
                 state.facts = facts
                 state.credentialsEnd = facts.credentialsServeFor.map {
                     now.epochSeconds + $0.components.seconds
@@ -42,7 +43,10 @@ extension RingKey {
             }
             return state.facts.reservation
         }
-        if state.withLock({ $0.serves }) { report(at: now.uptime, news: facts.reservation, since: told) }
+        if state.withLock({ $0.serves }) {
+            record.probed(isWell: monitor.health.trouble == nil)
+            report(at: now.uptime, news: facts.reservation, since: told)
+        }
         firstVerdict.give()
     }
 
@@ -113,6 +117,7 @@ extension RingKey {
         let description = try await client.describe(by: .after(Self.callLimit))
         let keyID = try keyID(of: description)
         try pin(keyID)
+        state.withLock { $0.versions[keyID.description] = description.version }
         return Sighting(description: description, keyID: keyID)
     }
 

@@ -114,6 +114,8 @@ extension RingKey {
         _ load: @escaping UnwrappedKeys.Load
     ) async throws(KMSFailure) -> UnwrappedKey {
         let (cache, scope) = (cache, scope)
+        let allowed = deadline.remaining
+        defer { record.loaded(in: allowed - deadline.remaining) }
         let result = await withTaskGroup(of: Result<UnwrappedKey, CacheFailure>?.self) { group in
             group.addTask {
                 do throws(CacheFailure) {

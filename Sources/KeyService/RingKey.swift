@@ -26,6 +26,10 @@ final class RingKey: Sendable {
         var observer: RotationObserver
         var acceptance: KeyAcceptance
         var observedID: KeyID?
+        /// What the backend calls the versions that were seen, by key_id.
+        var versions: [String: String] = [:]
+        /// When the last probe that has ended began, seconds since 1970.
+        var lastProbe: Int64?
         var active: Active?
         /// The version that a candidate would encrypt under.
         var version: String?
@@ -54,6 +58,7 @@ final class RingKey: Sendable {
     let cache: UnwrappedKeys
     /// Its part of the cache, for as long as anybody may ask for it.
     private let lease: ScopeLease
+    let record: KeyRecord
     let logger: Logger
     let state: Mutex<State>
 
@@ -63,7 +68,7 @@ final class RingKey: Sendable {
     init(
         _ settings: KeySettings, encrypts: Bool, serves: Bool, ring: KeyRingSettings, history: HistoryFile,
         cache: UnwrappedKeys, lease: ScopeLease, client: RemoteKMSClient, configured: ConfiguredKeys,
-        logger: Logger
+        record: KeyRecord, logger: Logger
     ) {
         name = settings.name
         self.client = client
@@ -72,6 +77,7 @@ final class RingKey: Sendable {
         self.history = history
         self.cache = cache
         self.lease = lease
+        self.record = record
         var logger = logger
         logger[metadataKey: Names.LogKey.key] = "\(settings.name)"
         self.logger = logger
@@ -153,13 +159,19 @@ final class RingKey: Sendable {
                 case .failed: .failed
                 }
             } else if failure != nil { .failed } else { observedID == nil ? .starting : .active }
+        let keyID = active?.keyID ?? (encrypts ? nil : observedID)
         return KeySnapshot(
             name: name, provider: client.name, encrypts: encrypts, state: phase,
-            keyID: (active?.keyID ?? (encrypts ? nil : observedID))?.description,
+            keyID: keyID?.description,
             trouble: trouble?.description, troubleCode: trouble?.code.rawValue,
             writesStopIn: health.writesStopIn, writesFail: phase == .active && writesFail(health),
             localKEKAge: active?.writer == nil ? nil : active?.age(at: epochSeconds),
             localKEKUses: active?.writer == nil ? nil : active?.uses, lastProof: state.lastProof,
-            credentialsEnd: state.credentialsEnd, clockOffset: state.facts.clockOffset)
+            credentialsEnd: state.credentialsEnd, clockOffset: state.facts.clockOffset,
+            version: keyID.flatMap { state.versions[$0.description] }, epoch: state.settings.epoch,
+            suite: state.settings.suite.configurationName, writeFormat: state.settings.writeFormat.rawValue,
+            localKEKMaximumAge: active?.writer == nil ? nil : state.settings.localKEKMaximumAge,
+            lastProbe: state.lastProbe, certificateEnd: state.facts.certificateEnd,
+            callPrice: state.settings.callPrice)
     }
 }

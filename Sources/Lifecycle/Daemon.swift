@@ -122,6 +122,7 @@ public struct Daemon: Sendable {
         let server = Server(
             engine: engine, methods: DaemonCalls.methods, handler: handler,
             limits: Server.Limits(callsInFlight: plan.callsInFlight))
+        registry.gauge(Names.Metric.ready) { readiness(state).isReady ? 1 : 0 }
         registry.gauge(Names.Metric.requestsInFlight) { Double(server.callsInFlight) }
         let acceptor: SocketAcceptor
         do throws(SocketFailure) {

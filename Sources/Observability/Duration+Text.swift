@@ -1,4 +1,11 @@
 extension Duration {
+    /// Whole nanoseconds, 292 years at most.
+    public var nanoseconds: Int64 {
+        let (seconds, attoseconds) = components
+        let (whole, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
+        return overflow ? .max : whole &+ attoseconds / 1_000_000_000
+    }
+
     /// As an operator reads it: `10 s`, `0.25 s`.
     ///
     /// What is below a millisecond is dropped.

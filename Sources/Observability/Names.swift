@@ -13,6 +13,10 @@ public enum Names {
         public static let requestDuration = "kmsward_request_duration_seconds"
         /// Gauge of calls being served.
         public static let requestsInFlight = "kmsward_requests_in_flight"
+        /// Gauge, 1 or 0: what /readyz says.
+        public static let ready = "kmsward_ready"
+        /// Histogram of the time that sealing or opening one message takes; label operation.
+        public static let cryptoDuration = "kmsward_crypto_duration_seconds"
         /// Gauge of open connections.
         public static let connections = "kmsward_connections"
         /// Counter of connections let in.
@@ -23,12 +27,15 @@ public enum Names {
         public static let connectionsAbandoned = "kmsward_connections_abandoned_total"
         /// Gauge, 1 or 0: no connection is accepted for want of descriptors or memory.
         public static let acceptingPaused = "kmsward_accepting_paused"
-        /// Gauge, always 1: which key_id is announced; labels key, key_id.
+        /// Gauge, always 1: which key_id is announced, and what goes into it; labels key, key_id, version, epoch, suite,
+        /// write_format, role, provider.
         public static let keyInfo = "kmsward_key_info"
         /// Gauge, 1 or 0: the key can encrypt and decrypt now; label key.
         public static let keyReady = "kmsward_key_ready"
         /// Gauge of the age of the local KEK in use; label key.
         public static let localKEKAge = "kmsward_local_kek_age_seconds"
+        /// Gauge of the age at which it is to be replaced; label key.
+        public static let localKEKMaximumAge = "kmsward_local_kek_maximum_age_seconds"
         /// Gauge of the messages sealed under the local KEK in use; label key.
         public static let localKEKUses = "kmsward_local_kek_uses"
         /// Gauge, 1 while there is trouble with the key, which may serve all the same; labels key, code.
@@ -40,6 +47,16 @@ public enum Names {
         public static let keyWritesStop = "kmsward_key_writes_stop_in_seconds"
         /// Gauge of when the key was last seen to unwrap, Unix seconds; label key.
         public static let keyLastProof = "kmsward_key_last_proof_timestamp_seconds"
+        /// Gauge of when the last probe of the key that has ended began, Unix seconds; label key.
+        public static let keyLastProbe = "kmsward_key_last_probe_timestamp_seconds"
+        /// Counter of the probes of the key; labels key, result.
+        public static let keyProbes = "kmsward_key_probes_total"
+        /// Gauge of how often the key is probed; label key.
+        public static let keyProbeInterval = "kmsward_key_probe_interval_seconds"
+        /// Counter of the key_ids that took the place of another while the daemon ran; label key.
+        public static let keyRotations = "kmsward_key_rotations_total"
+        /// Counter of Decrypts of what was written under another key_id than the one that encrypts; label key.
+        public static let formerKeyDecrypts = "kmsward_former_key_decrypts_total"
         /// Gauge of when the credentials for the key end, Unix seconds; label key.
         public static let credentialsEnd = "kmsward_credentials_expiry_timestamp_seconds"
         /// Gauge of what is added to this machine's time in calls to the key-management service; label key.
@@ -54,6 +71,14 @@ public enum Names {
         public static let backendCalls = "kmsward_backend_calls_total"
         /// Histogram of the time of one call to the key-management service; labels key, operation.
         public static let backendDuration = "kmsward_backend_duration_seconds"
+        /// Histogram of the time that a call to the key-management service waited for its turn; label key.
+        public static let queueDuration = "kmsward_queue_duration_seconds"
+        /// Counter of calls that the key-management service took, as its provider bills them; label key.
+        public static let billedCalls = "kmsward_backend_billed_calls_total"
+        /// Gauge of the configured price of one of them; label key.
+        public static let callPrice = "kmsward_backend_call_price"
+        /// Gauge of when the certificate of the key-management service ends, Unix seconds; label key.
+        public static let certificateEnd = "kmsward_backend_certificate_expiry_timestamp_seconds"
         /// Counter of what was decided about calls to the key-management service; labels key, decision.
         public static let backendDecisions = "kmsward_backend_decisions_total"
         /// Gauge of calls that wait for their turn at the key-management service; label key.
@@ -62,6 +87,8 @@ public enum Names {
         public static let backendBreakerOpen = "kmsward_backend_breaker_open"
         /// Counter of requests to the cache of unwrapped keys; label outcome.
         public static let cacheRequests = "kmsward_cache_requests_total"
+        /// Histogram of the time that a request waited for what was not in it; label key.
+        public static let cacheLoadDuration = "kmsward_cache_load_duration_seconds"
         /// Counter of entries that left it; label reason.
         public static let cacheEvictions = "kmsward_cache_evictions_total"
         /// Counter of its reloads beside a hit; label outcome.
@@ -111,17 +138,27 @@ public enum Names {
         public static let key = "key"
         /// The announced key_id.
         public static let keyID = "key_id"
-        /// Call to a key-management service.
+        /// The configured epoch.
+        public static let epoch = "epoch"
+        /// What the key encrypts with.
+        public static let suite = "suite"
+        /// What it writes.
+        public static let writeFormat = "write_format"
+        /// `encrypts`, or `decrypts` only.
+        public static let role = "role"
+        /// Provider of the key.
+        public static let provider = "provider"
+        /// Call to a key-management service, or what is done with a message.
         public static let operation = "operation"
         /// How such a call ended: `ok` or the code of the error.
         public static let outcome = "outcome"
         /// Which try of a call it was: `first`, `beside` it or `again` after it.
         public static let attempt = "attempt"
-        /// How a reload ended.
+        /// How a reload or a probe ended.
         public static let result = "result"
         /// What was decided about a call to a key-management service.
         public static let decision = "decision"
-        /// Version of the daemon.
+        /// Version of the daemon, or of a key as its backend names it.
         public static let version = "version"
         /// Name of a metric.
         public static let metric = "metric"
@@ -216,6 +253,16 @@ public enum Names {
         ]
         /// Values of `Label.result`.
         public static let reloads = ["applied", "unchanged", "refused"]
+        /// Values of `Label.result` of probes.
+        public static let probes = ["ok", "failed"]
+        /// Values of `Label.operation` of messages.
+        public static let messageOperations = ["seal", "open"]
+        /// Values of `Label.suite`.
+        public static let suites = ["aes-256-gcm", "sm4-ctr-hmac-sm3", "sm4-gcm"]
+        /// Values of `Label.writeFormat`.
+        public static let writeFormats = ["envelope", "compatible"]
+        /// Values of `Label.role`.
+        public static let roles = ["encrypts", "decrypts"]
         /// Values of `Label.outcome` of the cache's requests.
         public static let cacheResults = ["hit", "miss", "coalesced", "negative"]
         /// Values of `Label.reason` of what left the cache.
@@ -300,6 +347,12 @@ public enum Names {
             [LabelRule(Label.api, Value.apis), LabelRule(Label.method, Value.methods)],
             buckets: Buckets.request),
         Entry(Metric.requestsInFlight, .gauge, "KMS calls being served now."),
+        Entry(
+            Metric.ready, .gauge,
+            "1 if the daemon is ready, as /readyz says: the key that encrypts serves; else 0."),
+        Entry(
+            Metric.cryptoDuration, .histogram, "Time of sealing or opening one message with a local KEK.",
+            [LabelRule(Label.operation, Value.messageOperations)], buckets: Buckets.crypto),
         Entry(Metric.connections, .gauge, "Open connections on the KMS socket."),
         Entry(Metric.connectionsAccepted, .counter, "Connections let in on the KMS socket."),
         Entry(
@@ -313,13 +366,23 @@ public enum Names {
             Metric.acceptingPaused, .gauge,
             "1 while no connection is accepted for want of file descriptors or memory, else 0."),
         Entry(
-            Metric.keyInfo, .gauge, "Always 1; names the key_id that each configured key announces.",
-            [LabelRule(Label.key), LabelRule(Label.keyID)]),
+            Metric.keyInfo, .gauge,
+            "Always 1; names the key_id that each configured key announces, or would, and what it is made and used with.",
+            [
+                LabelRule(Label.key), LabelRule(Label.keyID), LabelRule(Label.version),
+                LabelRule(Label.epoch), LabelRule(Label.suite, Value.suites),
+                LabelRule(Label.writeFormat, Value.writeFormats), LabelRule(Label.role, Value.roles),
+                LabelRule(Label.provider),
+            ]),
         Entry(
             Metric.keyReady, .gauge, "1 if the key can encrypt and decrypt now, else 0.",
             [LabelRule(Label.key)]),
         Entry(
             Metric.localKEKAge, .gauge, "Age of the local key-encryption key in use.", [LabelRule(Label.key)]),
+        Entry(
+            Metric.localKEKMaximumAge, .gauge,
+            "Age at which the local key-encryption key is to be replaced, as configured.",
+            [LabelRule(Label.key)]),
         Entry(
             Metric.localKEKUses, .gauge, "Messages sealed under the local key-encryption key in use.",
             [LabelRule(Label.key)]),
@@ -334,6 +397,24 @@ public enum Names {
         Entry(
             Metric.keyLastProof, .gauge,
             "When the key was last seen to unwrap, seconds since the Unix epoch.",
+            [LabelRule(Label.key)]),
+        Entry(
+            Metric.keyLastProbe, .gauge,
+            "When the last probe of the key that has ended, well or badly, began, seconds since the Unix epoch.",
+            [LabelRule(Label.key)]),
+        Entry(
+            Metric.keyProbes, .counter, "Probes of the key, by result.",
+            [LabelRule(Label.key), LabelRule(Label.result, Value.probes)]),
+        Entry(
+            Metric.keyProbeInterval, .gauge, "How often the key is probed, as configured.",
+            [LabelRule(Label.key)]),
+        Entry(
+            Metric.keyRotations, .counter,
+            "Key_ids that took the place of another one of the key since the start.",
+            [LabelRule(Label.key)]),
+        Entry(
+            Metric.formerKeyDecrypts, .counter,
+            "Decrypts of what was written under another key_id than the one that encrypts now, by the key that opened it.",
             [LabelRule(Label.key)]),
         Entry(
             Metric.credentialsEnd, .gauge,
@@ -357,12 +438,29 @@ public enum Names {
             Metric.backendCalls, .counter,
             "Calls to the key-management service, by key, operation, outcome and attempt.",
             [
-                LabelRule(Label.key), LabelRule(Label.operation, Value.operations), LabelRule(Label.outcome),
+                LabelRule(Label.key), LabelRule(Label.operation, Value.operations),
+                LabelRule(Label.outcome, ["ok"] + Value.troubles),
                 LabelRule(Label.attempt, Value.attempts),
             ], maximumSeries: 2048),
         Entry(
             Metric.backendDuration, .histogram, "Time of one call to the key-management service.",
             [LabelRule(Label.key), LabelRule(Label.operation, Value.operations)], buckets: Buckets.backend),
+        Entry(
+            Metric.queueDuration, .histogram,
+            "Time that a call to the key-management service waited for its turn and for the rate asked for.",
+            [LabelRule(Label.key)], buckets: Buckets.backend),
+        Entry(
+            Metric.billedCalls, .counter,
+            "Requests that the key-management service answered, but for those it refused with 429 or failed with 5xx.",
+            [LabelRule(Label.key)]),
+        Entry(
+            Metric.callPrice, .gauge,
+            "Price of one request to the key-management service, as configured; absent where none is.",
+            [LabelRule(Label.key)]),
+        Entry(
+            Metric.certificateEnd, .gauge,
+            "When the certificate of the key-management service ends, seconds since the Unix epoch, as last seen.",
+            [LabelRule(Label.key)]),
         Entry(
             Metric.backendDecisions, .counter,
             "What was decided about calls to the key-management service: further tries, refusals, renewals.",
@@ -378,6 +476,10 @@ public enum Names {
         Entry(
             Metric.cacheRequests, .counter, "Requests to the cache of unwrapped keys, by outcome.",
             [LabelRule(Label.outcome, Value.cacheResults)]),
+        Entry(
+            Metric.cacheLoadDuration, .histogram,
+            "Time that a request waited for an unwrapped key that was not in the cache.",
+            [LabelRule(Label.key)], buckets: Buckets.backend),
         Entry(
             Metric.cacheEvictions, .counter, "Entries that left the cache of unwrapped keys, by reason.",
             [LabelRule(Label.reason, Value.cacheEvictions)]),
@@ -409,6 +511,10 @@ public enum Names {
         public static let request = [
             0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5,
             5, 10,
+        ]
+        /// Sealing and opening take some ten microseconds, and more only where the host is short of processors.
+        public static let crypto = [
+            0.000005, 0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005,
         ]
         /// A call to a key-management service crosses a network, or not.
         public static let backend = [

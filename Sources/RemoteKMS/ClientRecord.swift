@@ -30,6 +30,7 @@ final class ClientRecord: Sendable {
     private let factory: any MetricsFactory
     private let timers: [Operation: CoreMetrics.Timer]
     private let decisions: [Decision: Counter]
+    private let queue: CoreMetrics.Timer
     private let state = Mutex(State())
 
     private struct State {
@@ -39,6 +40,8 @@ final class ClientRecord: Sendable {
         var isTelling = false
         var waitingGauge: Gauge?
         var breakerGauge: Gauge?
+        var billedCounter: Counter?
+        var billed: UInt64 = 0
 
         func tell() {
             guard isTelling else { return }
@@ -69,6 +72,7 @@ final class ClientRecord: Sendable {
                         dimensions: labels + [(Names.Label.decision, decision.rawValue)], factory: factory)
                 )
             })
+        queue = CoreMetrics.Timer(label: Names.Metric.queueDuration, dimensions: labels, factory: factory)
     }
 
     /// Sets the gauges from now on.
@@ -89,12 +93,28 @@ final class ClientRecord: Sendable {
     func endTelling() { state.withLock { $0.isTelling = false } }
 
     func ended(_ operation: Operation, _ kind: Kind, _ failure: RemoteKMSError?, after duration: Duration) {
-        timers[operation]?.recordNanoseconds(Int64(duration / .nanoseconds(1)))
+        timers[operation]?.recordNanoseconds(duration.nanoseconds)
         let labels = [
             (Names.Label.key, key), (Names.Label.operation, operation.rawValue),
             (Names.Label.outcome, failure?.code.rawValue ?? "ok"), (Names.Label.attempt, kind.rawValue),
         ]
         Counter(label: Names.Metric.backendCalls, dimensions: labels, factory: factory).increment()
+    }
+
+    /// A call had its turn after so long, or none came.
+    func queued(for duration: Duration) { queue.recordNanoseconds(duration.nanoseconds) }
+
+    /// The provider has been billed for so many requests in all.
+    func billed(_ total: UInt64) {
+        state.withLock { state in
+            let counter =
+                state.billedCounter
+                ?? Counter(
+                    label: Names.Metric.billedCalls, dimensions: [(Names.Label.key, key)], factory: factory)
+            state.billedCounter = counter
+            if total > state.billed { counter.increment(by: Int64(clamping: total - state.billed)) }
+            state.billed = total
+        }
     }
 
     func decided(_ decision: Decision) { decisions[decision]?.increment() }

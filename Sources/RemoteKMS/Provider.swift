@@ -65,16 +65,22 @@ public struct ProviderFacts: Sendable, Equatable {
     public var credentialsServeFor: Duration?
     /// What it adds to this machine's time to meet the service's; nil where time does not matter.
     public var clockOffset: Duration?
+    /// When the certificate that the service showed last ends, seconds since 1970; nil where none was seen.
+    public var certificateEnd: Int64?
+    /// How many requests its provider bills, since this object was made; nil where nobody does.
+    public var billedCalls: UInt64?
     /// What somebody should look at though calls succeed: new credentials that are not taken, while the former ones serve.
     public var reservation: RemoteKMSError?
 
     /// Facts; nothing unless said.
     public init(
-        credentialsServeFor: Duration? = nil, clockOffset: Duration? = nil,
-        reservation: RemoteKMSError? = nil
+        credentialsServeFor: Duration? = nil, clockOffset: Duration? = nil, certificateEnd: Int64? = nil,
+        billedCalls: UInt64? = nil, reservation: RemoteKMSError? = nil
     ) {
         self.credentialsServeFor = credentialsServeFor
         self.clockOffset = clockOffset
+        self.certificateEnd = certificateEnd
+        self.billedCalls = billedCalls
         self.reservation = reservation
     }
 }

@@ -128,7 +128,13 @@ public actor RemoteKMSClient {
     }
 
     /// What the provider says of itself now.
-    public nonisolated var facts: ProviderFacts { get async { await provider.facts } }
+    public nonisolated var facts: ProviderFacts {
+        get async {
+            let facts = await provider.facts
+            if let billed = facts.billedCalls { record.billed(billed) }
+            return facts
+        }
+    }
 
     // MARK: One call
 
@@ -139,10 +145,13 @@ public actor RemoteKMSClient {
         _ work: @escaping Try<T>
     ) async throws(RemoteKMSError) -> T {
         let isProbe = try admission(by: deadline)
+        let from = clock.now
         do throws(RemoteKMSError) { try await enter(purpose, by: deadline) } catch {
+            record.queued(for: from.duration(to: clock.now))
             if isProbe { breaker.abandoned(at: clock.now) }
             throw error
         }
+        record.queued(for: from.duration(to: clock.now))
         // From here the slot is the first try's, which gives it back.
         let begun = Task { await self.tries(operation, isProbe: isProbe, by: deadline, work) }
         let result = await withTaskCancellationHandler {

@@ -155,12 +155,3 @@ final class CallRecord: Sendable {
         return metadata
     }
 }
-
-extension Duration {
-    /// Whole nanoseconds, 292 years at most.
-    fileprivate var nanoseconds: Int64 {
-        let (seconds, attoseconds) = components
-        let (whole, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
-        return overflow ? .max : whole &+ attoseconds / 1_000_000_000
-    }
-}

@@ -14,6 +14,7 @@ internal import ArgumentParser
         version: Version.current,
         subcommands: [
             Serve.self, ReloadCommand.self, DoctorCommand.self, ConfigCommand.self, KeyCommand.self,
+            MetricsCommand.self,
             VersionCommand.self,
         ])
 }

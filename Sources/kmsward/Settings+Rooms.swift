@@ -105,7 +105,8 @@ extension Settings.Key {
             acceptIdentities: acceptIdentities, adoptKeyIDs: adoptKeyIDs,
             localKEKMaximumAge: localKEK.maxAge, localKEKMaximumUses: localKEK.maxUses,
             rideThrough: rideThrough, authGrace: authGrace,
-            forgetsWhenForbidden: onForbidden == .wipe, limiter: limiter)
+            forgetsWhenForbidden: onForbidden == .wipe, limiter: limiter,
+            callPrice: pricePerMillionCalls == 0 ? nil : Double(pricePerMillionCalls) / 1_000_000)
     }
 
     /// Names whom the service counts the calls of this key for; nil where nobody counts.

@@ -125,7 +125,8 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
         Mistake(
             "text for a key", "keys: [primary]\n",
             "1:8: error: keys[0]: expected NAME: VALUE lines, found \"primary\"; this block takes name, suite, epoch, "
-                + "accept_identities, adopt_key_ids, ride_through, auth_grace, on_forbidden, write_format, accept_formats, local_kek, local, "
+                + "accept_identities, adopt_key_ids, ride_through, auth_grace, on_forbidden, write_format, accept_formats, local_kek, "
+                + "price_per_million_calls, local, "
                 + "jdcloud",
         ),
         Mistake(

@@ -50,6 +50,7 @@ import Testing
                     local_kek:
                       max_age: 30d # default
                       max_uses: 4294967296 # default
+                    price_per_million_calls: 0 # default
                     local:
                       file: /k
                 rotation:

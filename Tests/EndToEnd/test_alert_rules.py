@@ -67,7 +67,7 @@ def durations(instance, all_of_them, within_a_second, method="decrypt"):
     labels = {"api": "v2", "method": method}
     return {
         named("kmsward_request_duration_seconds_count", instance, **labels): all_of_them,
-        named("kmsward_request_duration_seconds_bucket", instance, **labels, le="1"): within_a_second,
+        named("kmsward_request_duration_seconds_bucket", instance, **labels, le="1.0"): within_a_second,
     }
 
 
@@ -84,7 +84,7 @@ def bad(summary, severity="critical", labels=ONE):
     return [(severity, labels, summary)]
 
 
-HOURS_LATER = "24h"
+HOURS_LATER = "14h"
 
 CASES = [
     # 60 calls a minute; a tenth of them fails for half an hour. The neighbour fails 1 in 10,000, is left by its callers and
@@ -92,13 +92,13 @@ CASES = [
     Case(
         "KmswardCallsFailing",
         {
-            **calls("cp-1", "OK", "0+54x1440"),
-            **calls("cp-1", "UNAVAILABLE", "0x400 0+6x30 180x1010"),
-            **calls("cp-2", "OK", "0+60x1440"),
-            **calls("cp-2", "UNAVAILABLE", "0+0.006x1440"),
-            **calls("cp-2", "INVALID_ARGUMENT", "0+60x1440"),
-            **calls("cp-2", "CANCELLED", "0+60x1440"),
-            **calls("cp-3", "UNAVAILABLE", "0x410 2x1030"),
+            **calls("cp-1", "OK", "0+54x850"),
+            **calls("cp-1", "UNAVAILABLE", "0x400 0+6x30 180x420"),
+            **calls("cp-2", "OK", "0+60x850"),
+            **calls("cp-2", "UNAVAILABLE", "0+0.006x850"),
+            **calls("cp-2", "INVALID_ARGUMENT", "0+60x850"),
+            **calls("cp-2", "CANCELLED", "0+60x850"),
+            **calls("cp-3", "UNAVAILABLE", "0x410 2x440"),
         },
         {
             "400m": [],
@@ -120,10 +120,10 @@ CASES = [
     Case(
         "KmswardCallsSlow",
         {
-            **durations("cp-1", "0+60x1440", "0+60x400 24000x30 24060+60x1010"),
-            **durations("cp-2", "0+60x1440", "0+59.9x1440"),
-            **durations("cp-2", "0+60x1440", "0x1440", method="status"),
-            **durations("cp-3", "0x410 2x1030", "0x1440"),
+            **durations("cp-1", "0+60x850", "0+60x400 24000x30 24060+60x420"),
+            **durations("cp-2", "0+60x850", "0+59.9x850"),
+            **durations("cp-2", "0+60x850", "0x850", method="status"),
+            **durations("cp-3", "0x410 2x440", "0x850"),
         },
         {
             "400m": [],

@@ -91,6 +91,7 @@ class Authority:
             "good": (names, -HOUR, YEAR),
             "expired": (names, -YEAR, -HOUR),
             "not-yet-valid": (names, HOUR, YEAR),
+            "ending": (names, -HOUR, HOUR),
             "wrong-name": (["kms.wrong.example"], -HOUR, YEAR),
         }
         self.contexts = {kind: self._context(kind, "Fake certificate authority", key, *row) for kind, row in rows.items()}

@@ -163,7 +163,7 @@ class JDCloudFake:
         self.control("POST", f"/listeners/{name}/{verb}", {})
 
     def certificate(self, kind):
-        """good, expired, not-yet-valid, wrong-name, unknown-authority; for the handshakes from now on."""
+        """good, expired, not-yet-valid, ending, wrong-name, unknown-authority; for the handshakes from now on."""
         self.control("POST", f"/certificate/{kind}", {})
 
     def block(self, folder, access_key=ACCESS_KEY, **options):

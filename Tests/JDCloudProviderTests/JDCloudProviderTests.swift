@@ -1,3 +1,4 @@
+import Glibc
 import HTTPTransport
 import ProviderConformance
 import RemoteKMS
@@ -39,6 +40,37 @@ extension WithFake {
             // Nonce (12), version (4), ciphertext (32), tag (16): the fake's own form.
             #expect(wrapped.count == 64)
             #expect(try await provider.opens(wrapped, dek))
+        }
+
+        @Test("it says what it is billed for, and until when the service's certificate is good")
+        func bills() async throws {
+            let fake = try await Fake.fresh()
+            let provider = try fake.provider(try await fake.newKey(), endpoint: fake.facts.https)
+            let before = await provider.facts
+            #expect(before.billedCalls == 0 && before.certificateEnd == nil)
+            _ = try await provider.describe(patient)  // two requests
+            _ = try await provider.wrap(dek)
+            let now = Int64(time(nil))
+            var facts = await provider.facts
+            #expect(facts.billedCalls == 3)
+            let end = try #require(facts.certificateEnd)
+            #expect(end > now && end < now + 400 * 86_400)
+            for code in ["429", "500"] {
+                try await fake.fault("error", #""code":\#(code)"#)
+                await #expect(throws: RemoteKMSError.self) { try await provider.wrap(dek) }
+                try await fake.control("DELETE", "/faults")
+            }
+            facts = await provider.facts
+            #expect(facts.billedCalls == 3 && facts.certificateEnd == end)
+        }
+
+        @Test("a service without TLS shows no certificate")
+        func plain() async throws {
+            let fake = try await Fake.fresh()
+            let provider = try fake.provider(try await fake.newKey())
+            _ = try await provider.wrap(dek)
+            let facts = await provider.facts
+            #expect(facts.billedCalls == 1 && facts.certificateEnd == nil)
         }
 
         @Test("any region may stand in the scope")

@@ -1,6 +1,7 @@
 import CoreMetrics
 import EnvelopeCrypto
 import Logging
+import Observability
 import RemoteKMS
 import Synchronization
 import TestSupport
@@ -20,20 +21,21 @@ struct MetricsTests {
             KeyRingSettings(keys: [key], settle: .zero),
             on: PoolExecutor(), logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
             metrics: store, epochSeconds: { 1_000 })
+        let made = ",epoch=0,suite=aes-256-gcm,write_format=envelope,role=encrypts,provider=fake"
         provider.fail(.describe, .unavailable)
         await ring.observeOnce()
         #expect(store["kmsward_key_ready", "key=primary"] == 0)
         provider.fail(.describe, nil)
         await ring.observeOnce()
         let first = try #require(ring.snapshot()[0].keyID)
-        #expect(store["kmsward_key_info", "key=primary,key_id=\(first)"] == 1)
+        #expect(store["kmsward_key_info", "key=primary,key_id=\(first),version=1\(made)"] == 1)
         provider.rotate(to: "2")
         await ring.observeOnce()
         let second = try #require(ring.snapshot()[0].keyID)
 
         #expect(store["kmsward_key_ready", "key=primary"] == 1)
-        #expect(store["kmsward_key_info", "key=primary,key_id=\(first)"] == nil)
-        #expect(store["kmsward_key_info", "key=primary,key_id=\(second)"] == 1)
+        #expect(store["kmsward_key_info", "key=primary,key_id=\(first),version=1\(made)"] == nil)
+        #expect(store["kmsward_key_info", "key=primary,key_id=\(second),version=2\(made)"] == 1)
         #expect(store["kmsward_local_kek_age_seconds", "key=primary"] == 0)
         #expect(store["kmsward_local_kek_uses", "key=primary"] == 0)
         let calls = "kmsward_backend_calls_total"
@@ -42,6 +44,122 @@ struct MetricsTests {
         #expect(store[calls, "key=primary,operation=wrap,outcome=ok,attempt=first"] == 3)
         #expect(store[calls, "key=primary,operation=unwrap,outcome=ok,attempt=first"] == 3)
         #expect(store["kmsward_backend_duration_seconds", "key=primary,operation=describe"] == 5)
+        #expect(store["kmsward_queue_duration_seconds", "key=primary"] == 11)
+    }
+
+    @Test("probes are counted as they end, and dated; so are key_ids that take another's place")
+    func probes() async {
+        let store = MetricStore()
+        let provider = FakeProvider()
+        let plugin = Plugin(
+            KeyRingSettings(
+                keys: [
+                    KeySettings(
+                        name: "a", provider: provider, suite: .sm4CTRHMACSM3,
+                        localKEKMaximumAge: .seconds(3_600), callPrice: 0.25)
+                ], observeEvery: .seconds(20)), startingAt: 1_000, metrics: store)
+        await plugin.observe()
+        #expect(store["kmsward_key_probes_total", "key=a,result=ok"] == 1)
+        #expect(store["kmsward_key_probes_total", "key=a,result=failed"] == nil)
+        #expect(store["kmsward_key_last_probe_timestamp_seconds", "key=a"] == 1_000)
+        #expect(store["kmsward_key_probe_interval_seconds", "key=a"] == 20)
+        #expect(store["kmsward_local_kek_maximum_age_seconds", "key=a"] == 3_600)
+        #expect(store["kmsward_backend_call_price", "key=a"] == 0.25)
+        #expect(store["kmsward_key_rotations_total", "key=a"] == nil)
+        provider.fail(.unwrap, .unavailable)
+        await plugin.observe(after: .seconds(20))
+        #expect(store["kmsward_key_probes_total", "key=a,result=failed"] == 1)
+        #expect(store["kmsward_key_last_probe_timestamp_seconds", "key=a"] == 1_020)
+        provider.fail(.unwrap, nil)
+        provider.rotate(to: "2")
+        await plugin.settle()
+        #expect(store["kmsward_key_rotations_total", "key=a"] == 1)
+        #expect(store["kmsward_key_probes_total", "key=a,result=ok"] == 3)
+    }
+
+    @Test("requests leave times of sealing, opening and waiting, and a count of what a former key_id wrote")
+    func requests() async throws {
+        let store = MetricStore()
+        let provider = FakeProvider()
+        let settings = KeyRingSettings(keys: [
+            KeySettings(name: "a", provider: provider, suite: .aes256GCM)
+        ])
+        let plugin = Plugin(settings, metrics: store)
+        await plugin.observe()
+        let before = try await plugin.encrypt([1, 2, 3])
+        #expect(try await plugin.decrypt(before) == [1, 2, 3])
+        #expect(store["kmsward_crypto_duration_seconds", "operation=seal"] == 1)
+        #expect(store["kmsward_crypto_duration_seconds", "operation=open"] == 1)
+        #expect(store["kmsward_former_key_decrypts_total", "key=a"] == nil)
+        #expect(store["kmsward_cache_load_duration_seconds", "key=a"] == nil)
+
+        provider.rotate(to: "2")
+        await plugin.settle()
+        #expect(try await plugin.decrypt(before) == [1, 2, 3])
+        #expect(store["kmsward_former_key_decrypts_total", "key=a"] == 1)
+        let after = try await plugin.encrypt([4, 5, 6])
+        #expect(try await plugin.decrypt(after) == [4, 5, 6])
+        #expect(store["kmsward_former_key_decrypts_total", "key=a"] == 1)
+
+        // Another replica, in whose memory neither is.
+        let other = Plugin(settings, metrics: store)
+        await other.observe()
+        #expect(try await other.decrypt(after) == [4, 5, 6])
+        #expect(store["kmsward_former_key_decrypts_total", "key=a"] == 1)
+        #expect(try await other.decrypt(before) == [1, 2, 3])
+        #expect(store["kmsward_former_key_decrypts_total", "key=a"] == 2)
+        #expect(store["kmsward_cache_load_duration_seconds", "key=a"] == 2)
+        #expect(store["kmsward_crypto_duration_seconds", "operation=open"] == 5)
+    }
+
+    @Test("what a further key opened was written under a former key_id")
+    func furtherKey() async throws {
+        let store = MetricStore()
+        let former = FakeProvider(identity: "former")
+        let writer = await Plugin.started(former)
+        let written = try await writer.encrypt([1])
+        let plugin = Plugin(
+            KeyRingSettings(keys: [
+                KeySettings(name: "a", provider: FakeProvider(), suite: .aes256GCM),
+                KeySettings(name: "b", provider: former, suite: .aes256GCM),
+            ]), metrics: store)
+        await plugin.observe()
+        #expect(try await plugin.decrypt(written) == [1])
+        #expect(store["kmsward_former_key_decrypts_total", "key=a"] == nil)
+        #expect(store["kmsward_former_key_decrypts_total", "key=b"] == 1)
+        let announced = try #require(plugin.ring.snapshot()[1].keyID)
+        #expect(
+            store[
+                "kmsward_key_info",
+                "key=b,key_id=\(announced),version=1,epoch=0,suite=aes-256-gcm,write_format=envelope,role=decrypts,provider=fake"
+            ] == 1)
+    }
+
+    @Test("bills and certificates are what the provider says of itself")
+    func facts() async {
+        let store = MetricStore()
+        let provider = FakeProvider()
+        let plugin = Plugin(
+            KeyRingSettings(keys: [KeySettings(name: "a", provider: provider, suite: .aes256GCM)]),
+            metrics: store)
+        await plugin.observe()
+        #expect(store["kmsward_backend_billed_calls_total", "key=a"] == nil)
+        #expect(store["kmsward_backend_certificate_expiry_timestamp_seconds", "key=a"] == nil)
+        #expect(store["kmsward_backend_call_price", "key=a"] == nil)
+        for (total, end) in [(7, 5_000), (9, 6_000)] as [(UInt64, Int64)] {
+            provider.set { $0.facts = ProviderFacts(certificateEnd: end, billedCalls: total) }
+            await plugin.observe()
+            #expect(store["kmsward_backend_billed_calls_total", "key=a"] == Double(total))
+            #expect(
+                store["kmsward_backend_certificate_expiry_timestamp_seconds", "key=a"] == Double(end))
+        }
+    }
+
+    @Test("the values of labels are those of the metrics' catalogue")
+    func labels() {
+        #expect(Names.Value.suites == Suite.allCases.map(\.configurationName))
+        #expect(Names.Value.writeFormats == CiphertextFormat.allCases.map(\.rawValue))
+        #expect(Names.Value.troubles == RemoteKMSError.Code.allCases.map(\.rawValue))
     }
 }
 

@@ -1,3 +1,4 @@
+import CoreMetrics
 import EnvelopeCrypto
 import KMSWire
 import Logging
@@ -21,7 +22,8 @@ final class Plugin: Sendable {
     init(
         _ settings: KeyRingSettings, startingAt epochSeconds: Int64 = 1_000_000,
         version: KeyService.V2Version = .v2beta1,
-        logger: Logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
+        logger: Logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
+        metrics: any MetricsFactory = NOOPMetricsHandler.instance
     ) {
         let seconds = SharedSeconds(epochSeconds)
         var settings = settings
@@ -29,7 +31,7 @@ final class Plugin: Sendable {
         for index in settings.keys.indices { settings.keys[index].limits = .local }
         let uptime = uptime
         ring = KeyRing(
-            settings, on: PoolExecutor(), logger: logger, epochSeconds: { seconds.value },
+            settings, on: PoolExecutor(), logger: logger, metrics: metrics, epochSeconds: { seconds.value },
             uptime: { uptime.value }, random: { 0.5 })
         service = KeyService(ring: ring, v2Version: version, runtimeVersion: "1.2.3", clock: clock)
         self.seconds = seconds

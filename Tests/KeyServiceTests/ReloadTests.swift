@@ -38,7 +38,7 @@ struct ReloadTests {
         { $0.localKEKMaximumAge = .seconds(1) }, { $0.localKEKMaximumUses = 1 },
         { $0.rideThrough = .seconds(1) }, { $0.authGrace = .seconds(1) }, { $0.forgetsWhenForbidden = true },
         { $0.limits.tries = 7 },
-        { $0.limiter = ThrottleLimiter() },
+        { $0.limiter = ThrottleLimiter() }, { $0.callPrice = 1 },
     ]
 
     @Test("a key is the same only if everything about it is", arguments: changes.indices)

@@ -30,9 +30,9 @@ import Testing
                 # HELP kmsward_connections Open connections on the KMS socket.
                 # TYPE kmsward_connections gauge
                 kmsward_connections 3
-                # HELP kmsward_key_info Always 1; names the key_id that each configured key announces.
+                # HELP kmsward_key_info \(keyInfoHelp)
                 # TYPE kmsward_key_info gauge
-                kmsward_key_info{key="a\\\\b\\"c\\nd",key_id="kw1.é"} 1
+                kmsward_key_info{key="a\\\\b\\"c\\nd",key_id="kw1.é",\(made)} 1
                 # HELP kmsward_requests_total KMS calls answered, by API version, method and gRPC status.
                 # TYPE kmsward_requests_total counter
                 kmsward_requests_total{api="v1beta1",method="encrypt",code="UNAVAILABLE"} 1
@@ -52,9 +52,9 @@ import Testing
                 # HELP kmsward_connections Open connections on the KMS socket.
                 # TYPE kmsward_connections gauge
                 kmsward_connections 3
-                # HELP kmsward_key_info Always 1; names the key_id that each configured key announces.
+                # HELP kmsward_key_info \(keyInfoHelp)
                 # TYPE kmsward_key_info gauge
-                kmsward_key_info{key="a\\\\b\\"c\\nd",key_id="kw1.é"} 1
+                kmsward_key_info{key="a\\\\b\\"c\\nd",key_id="kw1.é",\(made)} 1
                 # HELP kmsward_requests KMS calls answered, by API version, method and gRPC status.
                 # TYPE kmsward_requests counter
                 kmsward_requests_total{api="v1beta1",method="encrypt",code="UNAVAILABLE"} 1
@@ -74,7 +74,7 @@ import Testing
         }
         Meter(label: Names.Metric.connections, factory: registry).set(3)
         Gauge(
-            label: Names.Metric.keyInfo, dimensions: [("key_id", "kw1.é"), ("key", "a\\b\"c\nd")],
+            label: Names.Metric.keyInfo, dimensions: making + [("key_id", "kw1.é"), ("key", "a\\b\"c\nd")],
             factory: registry
         ).record(1)
         let requests = [("code", "OK"), ("api", "v2"), ("method", "decrypt")]
@@ -82,6 +82,14 @@ import Testing
         let failed = [("code", "UNAVAILABLE"), ("api", "v1beta1"), ("method", "encrypt")]
         Counter(label: Names.Metric.requests, dimensions: failed, factory: registry).increment()
     }
+
+    private let keyInfoHelp = Names.catalogue.first { $0.name == Names.Metric.keyInfo }?.help ?? ""
+    /// What else is told of a key.
+    private let making = [
+        ("version", "1"), ("epoch", "0"), ("suite", "sm4-gcm"), ("write_format", "envelope"),
+        ("role", "encrypts"), ("provider", "local"),
+    ]
+    private var made: String { making.map { "\($0)=\"\($1)\"" }.joined(separator: ",") }
 
     private var histogram: String {
         let counts = [
@@ -175,7 +183,7 @@ import Testing
             for family in families:
                 print(family.name, family.type, len(family.samples))
             labels = [s.labels for f in families if f.name == "kmsward_key_info" for s in f.samples]
-            assert labels == [{"key": 'a\\\\b"c\\nd', "key_id": "kw1.\\u00e9"}], labels
+            assert [(one["key"], one["key_id"]) for one in labels] == [('a\\\\b"c\\nd', "kw1.\\u00e9")], labels
             """
         let outcome = await onThread { Command.run([tool, "-c", script], input: page) }
         #expect(outcome.status == 0, "\(outcome.output)")
@@ -200,7 +208,7 @@ import Testing
                 .increment()
             case .counter: Counter(label: entry.name, dimensions: labels, factory: registry).increment()
             case .gauge where entry.name == Names.Metric.keyInfo:
-                registry.gauge(entry.name, [("key", "a\\b\"c\nd"), ("key_id", "kw1.é")]) { 1 }
+                registry.gauge(entry.name, [("key", "a\\b\"c\nd"), ("key_id", "kw1.é")] + making) { 1 }
             case .gauge: Gauge(label: entry.name, dimensions: labels, factory: registry).record(0.25)
             case .histogram:
                 Timer(label: entry.name, dimensions: labels, factory: registry).recordMilliseconds(3)
@@ -273,7 +281,7 @@ import Testing
         for index in 0..<2000 {
             Counter(label: "flood\(index)", dimensions: [("n", "\(index)")], factory: registry).increment()
         }
-        #expect(lines("flood").count <= 300)
+        #expect(lines("flood").count <= Names.catalogue.count + 256)
         #expect(lines("flood").count >= 200)
         #expect(lines("kmsward_metrics_series_folded_total").count == 1)
     }

@@ -1,6 +1,6 @@
 // libcurl 7.88 (Debian libcurl4-openssl-dev), loaded when the first transport is made: with a local key alone nobody pays
 // for it and the twenty libraries behind it. Then static-inline shims for what Swift cannot call: variadic functions, one per
-// type of argument, and memory hooks. OpenSSL's headers only for two calls that curl leaves to its user.
+// type of argument, and memory hooks. OpenSSL's headers only for what curl leaves to its user.
 #ifndef KMSWARD_CCURL_H
 #define KMSWARD_CCURL_H
 
@@ -131,6 +131,18 @@ static inline void ksw_tls_wipe_plaintext(void *context) {
 /// Fails where curl is not built on OpenSSL.
 static inline CURLcode ksw_curl_set_tls_callback(CURL *easy, curl_ssl_ctx_callback callback) {
     return ksw_curl.easy_setopt(easy, CURLOPT_SSL_CTX_FUNCTION, callback);
+}
+
+/// When the certificate that the peer of this transfer's connection has shown ends, seconds since 1970; 0 where there is none.
+/// To be asked while the transfer is under way.
+static inline int64_t ksw_curl_certificate_end(CURL *easy) {
+    struct curl_tlssessioninfo *session = NULL;
+    if (ksw_curl.easy_getinfo(easy, CURLINFO_TLS_SSL_PTR, &session) != CURLE_OK || session == NULL) return 0;
+    if (session->backend != CURLSSLBACKEND_OPENSSL || session->internals == NULL) return 0;
+    X509 *certificate = SSL_get0_peer_certificate((const SSL *)session->internals);
+    struct tm time;
+    if (certificate == NULL || ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &time) != 1) return 0;
+    return (int64_t)timegm(&time);
 }
 
 static inline int ksw_prepare_socket(void *user_timeout_ms, curl_socket_t socket, curlsocktype purpose) {

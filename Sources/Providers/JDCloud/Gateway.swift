@@ -33,6 +33,16 @@ final class Gateway: Sendable {
     private let scheme: SigningScheme
     private let sendsRawTokens: Bool
     private let transport: HTTPTransport
+    private let billed = Atomic<UInt64>(0)
+    private let certificate = Atomic<Int64>(0)
+
+    /// Requests that the service took: those that it refused for their rate or failed itself are not billed.
+    var billedCalls: UInt64 { billed.load(ordering: .relaxed) }
+    /// When the certificate that it showed last ends, seconds since 1970.
+    var certificateEnd: Int64? {
+        let end = certificate.load(ordering: .relaxed)
+        return end == 0 ? nil : end
+    }
 
     init(
         _ origin: HTTPOrigin, service: String, region: String, scheme: SigningScheme, sendsRawTokens: Bool,
@@ -59,6 +69,8 @@ final class Gateway: Sendable {
         do throws(HTTPFailure) {
             response = try await transport.send(request, deadline: attempt.deadline.instant)
         } catch { throw .failed(RemoteKMSError(error, what: "\(service) of JD Cloud: \(what)")) }
+        if let end = response.certificateEnd { certificate.store(end, ordering: .relaxed) }
+        if response.status < 500, response.status != 429 { billed.add(1, ordering: .relaxed) }
         let answer = Answer(
             status: response.status, headers: response.headers, clockOffset: offset,
             what: "\(what) at \(origin)")

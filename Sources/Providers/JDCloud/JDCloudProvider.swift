@@ -109,11 +109,13 @@ public final class JDCloudProvider: Provider {
     /// Whether a key can be called that: what is sent needs no escapes.
     public static func isKeyID(_ text: String) -> Bool { text.utf8.count <= 64 && text.isAccessKey }
 
-    /// How long temporary credentials still serve, what the clock is set right by, and new credentials that do not serve.
+    /// How long temporary credentials still serve, what the clock is set right by, when the service's certificate ends, what was
+    /// asked of the service, and new credentials that do not serve.
     public var facts: ProviderFacts {
         get async {
             await ProviderFacts(
                 credentialsServeFor: keeper.timeLeft, clockOffset: .seconds(gateway.clock.offset),
+                certificateEnd: gateway.certificateEnd, billedCalls: gateway.billedCalls,
                 reservation: keeper.reservation)
         }
     }

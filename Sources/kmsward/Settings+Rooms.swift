@@ -41,7 +41,7 @@ extension Settings {
         guard address != metrics.listen?.text, position(of: "metrics.listen") != nil else { return nil }
         return
             "metrics.listen is \(metrics.listen?.text ?? "off"), but the unit of the socket says \(address), and that is "
-            + "where metrics and health are served: change ListenStream= of kmsward-metrics.socket, or disable that unit"
+            + "where metrics and health are served: change ListenStream= of kmsward-metrics.socket, or mask that unit"
     }
 
     /// The daemon's life; says on standard error what cannot be found on this host, and exits 78.

@@ -188,7 +188,7 @@ def fill_journal(machine):
     machine.write("/etc/systemd/journald.conf.d/full.conf", f"[Journal]\n{limits}")
     machine.run("mount", "-t", "tmpfs", "-o", "size=2M", "tmpfs", "/run/log/journal")
     machine.run("systemctl", "restart", "systemd-journald.service")
-    machine.shell("dd if=/dev/zero of=/run/log/journal/all bs=4K 2>/dev/null || seq 20000 | logger")
+    machine.shell("dd if=/dev/zero of=/run/log/journal/all bs=4K 2>/dev/null || seq 5000 | logger")
     machine.run("logger", "nobody will find this")
     assert "nobody will find this" not in machine.journal()
 

@@ -5,10 +5,8 @@ import json
 import os
 import pathlib
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -298,12 +296,11 @@ def test_restarts_cost_no_call_and_crashes_only_those_in_flight(goclient):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_daemon_that_crashes_more_often_than_systemd_usually_allows_is_started_again(machine, number):
+def test_a_daemon_that_crashes_more_often_than_systemd_usually_allows_is_started_again(machine):
     serve(machine)
     for _ in range(6):
         before = pid(machine)
-        machine.run("kill", f"-{int(number)}", before)
+        machine.run("kill", "-SEGV", before)
         late = client(machine, "-timeout", "30s", "roundtrip")
         assert "error" not in result(late) and late.returncode == 0, "it waited for the next daemon"
         assert pid(machine) not in (before, "0")

@@ -22,6 +22,12 @@ final class KeyRecord: Sendable {
             label: Names.Metric.cacheLoadDuration, dimensions: labels, factory: factory)
     }
 
+    /// Drops what is told: no key of this name is configured any more.
+    func forget() {
+        for counter in [passed, failed, rotations, formerDecrypts] { counter.destroy() }
+        loads.destroy()
+    }
+
     func probed(isWell: Bool) { (isWell ? passed : failed).increment() }
 
     /// Another key_id is announced in place of one.

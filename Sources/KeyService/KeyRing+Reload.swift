@@ -183,6 +183,7 @@ extension KeyRing {
         guard !keys.contains(where: { $0.name == key.name }) else { return }
         key.client.forgetMetrics()
         metrics.forget(key.name)
+        key.record.forget()
     }
 
     private func changes(_ before: [KeySettings], _ after: [KeySettings]) -> KeyChanges {

@@ -271,6 +271,7 @@ struct PassingMetricsTests {
         #expect(store["kmsward_key_ready", "key=a"] == nil && store["kmsward_key_ready", "key=b"] == 1)
         #expect(store["kmsward_backend_breaker_open", "key=a"] == nil)
         #expect(store["kmsward_backend_breaker_open", "key=b"] == 0)
+        #expect(store["kmsward_key_probes_total", "key=a,result=ok"] == nil)
     }
 }
 
@@ -293,9 +294,10 @@ private final class MetricStore: MetricsFactory {
     func makeRecorder(label: String, dimensions: [(String, String)], aggregate: Bool) -> any RecorderHandler {
         handler(label, dimensions)
     }
-    func destroyCounter(_ handler: any CounterHandler) {}
-    func destroyTimer(_ handler: any TimerHandler) {}
-    func destroyRecorder(_ handler: any RecorderHandler) {
+    func destroyCounter(_ handler: any CounterHandler) { destroy(handler) }
+    func destroyTimer(_ handler: any TimerHandler) { destroy(handler) }
+    func destroyRecorder(_ handler: any RecorderHandler) { destroy(handler) }
+    private func destroy(_ handler: any Sendable) {
         if let handler = handler as? Handler { values.withLock { $0[handler.name] = nil } }
     }
 

@@ -56,13 +56,14 @@ let package = Package(
         // Not a system module: it loads its library itself.
         .target(name: "CCurl"),
 
+        room("Events", [logging]),
         room("Threads", ["CShims"]),
         room("SecureMemory", ["COpenSSL", "CShims"]),
         room("EnvelopeCrypto", ["COpenSSL", "SecureMemory"]),
         room("RequestSigning", ["COpenSSL", "SecureMemory"]),
         room("KMSWire", ["SecureMemory"], exclude: ["v1beta1.proto", "v2.proto"]),
         room("GRPCEngine", ["CGRPC", "CShims"]),
-        room("SocketAcceptance", ["CShims", logging]),
+        room("SocketAcceptance", ["CShims", "Events", logging]),
         room("RemoteKMS", ["SecureMemory", "Observability", metrics]),
         room("HTTPTransport", ["CCurl", "CShims", "SecureMemory", "Threads"]),
         room(
@@ -74,45 +75,45 @@ let package = Package(
         room(
             "KeyService",
             [
-                "KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "DEKCache", "Observability",
-                logging,
-                metrics,
+                "KMSWire", "EnvelopeCrypto", "SecureMemory", "RemoteKMS", "DEKCache", "Events",
+                "Observability", logging, metrics,
             ]),
         room(
             "RequestDecoding",
             [
-                "GRPCEngine", "KMSWire", "KeyService", "RemoteKMS", "SecureMemory", "Observability", logging,
-                metrics,
+                "GRPCEngine", "KMSWire", "KeyService", "RemoteKMS", "SecureMemory", "Events", "Observability",
+                logging, metrics,
             ]),
         room("DEKCache", ["SecureMemory", "Observability", metrics]),
         room("Configuration", ["CYAML", "CShims", "SecureMemory"]),
-        room("Observability", ["CSystemd", "CEvent", "CShims", "Threads", logging, metrics]),
+        room("Observability", ["CSystemd", "CEvent", "CShims", "Events", "Threads", logging, metrics]),
         room(
             "Lifecycle",
             [
                 "CSystemd", "CShims", "SecureMemory", "GRPCEngine", "SocketAcceptance", "RequestDecoding",
-                "KeyService", "Observability", "Threads", logging, metrics, lifecycle, signals,
+                "KeyService", "Events", "Observability", "Threads", logging, metrics, lifecycle, signals,
             ]),
-        room("Doctor", ["GRPCEngine", "KMSWire", "SecureMemory", "CShims"]),
+        room("Doctor", ["Events", "GRPCEngine", "KMSWire", "SecureMemory", "CShims"]),
         .executableTarget(
             name: "kmsward",
             dependencies: [
                 "SecureMemory", "EnvelopeCrypto", "KMSWire", "GRPCEngine", "SocketAcceptance", "RemoteKMS",
                 "LocalProvider", "JDCloudProvider", "HTTPTransport", "KeyService", "DEKCache",
                 "RequestDecoding",
-                "Configuration", "Observability",
+                "Configuration", "Events", "Observability",
                 "Lifecycle",
                 "Doctor", "CShims", logging, metrics, argumentParser,
             ],
             swiftSettings: strict),
 
         room("TestSupport", path: "Tests/TestSupport", []),
+        tests("Events", [logging, .product(name: "InMemoryLogging", package: "swift-log")]),
         tests("SecureMemory", ["CShims"]),
         tests("EnvelopeCrypto", ["SecureMemory"]),
         tests("RequestSigning", ["SecureMemory"]),
         tests("KMSWire", ["SecureMemory", protobuf], exclude: ["Generated/README.md", "Python"]),
         tests("GRPCEngine", ["CShims"], exclude: ["Python"]),
-        tests("SocketAcceptance", ["CShims", logging]),
+        tests("SocketAcceptance", ["CShims", "Events", logging]),
         tests("RemoteKMS", ["SecureMemory", metrics]),
         tests("HTTPTransport", ["SecureMemory", "Threads"], exclude: ["Python"]),
         room("ProviderConformance", path: "Tests/ProviderConformance", ["RemoteKMS", "SecureMemory"]),
@@ -132,7 +133,7 @@ let package = Package(
             ]),
         tests("DEKCache", ["SecureMemory", "Observability", metrics]),
         tests("Configuration", []),
-        tests("Observability", ["Threads", logging, metrics]),
+        tests("Observability", ["Events", "Threads", logging, metrics]),
         tests(
             "Lifecycle",
             [

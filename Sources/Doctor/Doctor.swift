@@ -1,3 +1,4 @@
+private import Events
 public import GRPCEngine
 internal import KMSWire
 internal import SecureMemory
@@ -135,7 +136,8 @@ public struct Doctor: Sendable {
                     .problem, subject, "\(failure.code.name)\(said)",
                     failure.code == .deadlineExceeded
                         ? "no answer within \(Doctor.text(timeout)): look at the plugin's log and at its backend's latency"
-                        : "")
+                        : Event.byStatus[failure.code.name] == nil
+                            ? "" : "kmsward explain \(failure.code.name)")
             }
         }
     }

@@ -12,14 +12,18 @@ extension KMSFailure {
             case .keyNotFound, .keyDisabled, .misconfigured: .failedPrecondition
             case .invalidCiphertext: .invalidArgument
             }
-        self.init(code, "key \(key): \(error)")
+        self.init(error, as: code, key: key)
+    }
+
+    private init(_ error: RemoteKMSError, as code: Code, key: String) {
+        self.init(code, "key \(key): \(error)", key: key, trouble: error.code.rawValue)
     }
 
     /// What Status and Encrypt answer while key `key` does not serve: their request is not at fault, nor are they late.
     init(refusing error: RemoteKMSError, key: String) {
         switch error.code {
-        case .deadlineExceeded: self.init(.unavailable, "key \(key): \(error)")
-        case .invalidCiphertext: self.init(.failedPrecondition, "key \(key): \(error)")
+        case .deadlineExceeded: self.init(error, as: .unavailable, key: key)
+        case .invalidCiphertext: self.init(error, as: .failedPrecondition, key: key)
         case .unavailable, .throttled, .malformedReply, .unauthenticated, .permissionDenied, .keyNotFound,
             .keyDisabled, .misconfigured:
             self.init(error, key: key)
@@ -30,16 +34,17 @@ extension KMSFailure {
     init(_ error: EnvelopeError, key: String) {
         switch error {
         case .notAnEnvelope, .formatNotAccepted, .malformed, .requestMismatch, .plaintextLength:
-            self.init(.invalidArgument, "key \(key): \(error)")
+            self.init(.invalidArgument, "key \(key): \(error)", key: key)
         case .cannotOpen: self = .damaged(key: key)
-        case .wrappedKeyLength, .contextTooLong: self.init(.failedPrecondition, "key \(key): \(error)")
-        case .crypto: self.init(.internal, "key \(key): \(error)")
+        case .wrappedKeyLength, .contextTooLong:
+            self.init(.failedPrecondition, "key \(key): \(error)", key: key)
+        case .crypto: self.init(.internal, "key \(key): \(error)", key: key)
         }
     }
 
     /// The one answer to every ciphertext that names a key of ours and does not open, so that nothing can be learned
     /// from how it fails.
     static func damaged(key: String) -> KMSFailure {
-        KMSFailure(.invalidArgument, "key \(key): \(EnvelopeError.cannotOpen)")
+        KMSFailure(.invalidArgument, "key \(key): \(EnvelopeError.cannotOpen)", key: key)
     }
 }

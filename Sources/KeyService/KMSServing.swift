@@ -45,10 +45,16 @@ public struct KMSFailure: Error, Sendable, Equatable {
     public let code: Code
     /// One line, free of secrets: what failed, for which key, why, what to do.
     public let message: String
+    /// Name of the key concerned; empty if it is none's failure.
+    public let key: String
+    /// The code of the trouble of that key's backend; empty if it had none.
+    public let trouble: String
 
     /// A failure.
-    public init(_ code: Code, _ message: String) {
+    public init(_ code: Code, _ message: String, key: String = "", trouble: String = "") {
         self.code = code
         self.message = message
+        self.key = key
+        self.trouble = trouble
     }
 }

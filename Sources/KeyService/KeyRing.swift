@@ -1,5 +1,6 @@
 public import CoreMetrics
 internal import DEKCache
+private import Events
 private import Glibc
 public import Logging
 private import Observability
@@ -219,7 +220,8 @@ public final class KeyRing: Sendable {
 
     static func starting(_ key: RingKey) -> KMSFailure {
         KMSFailure(
-            .unavailable, "key \(key.name): not known yet whether it works: try again in a moment")
+            .unavailable, "key \(key.name): not known yet whether it works: try again in a moment",
+            key: key.name)
     }
 
     private func step(_ key: RingKey) async {
@@ -235,13 +237,16 @@ public final class KeyRing: Sendable {
 
     private func loadHistory() {
         if let warning = history.load() {
-            logger.warning("the key history is not read", metadata: [Names.LogKey.error: "\(warning)"])
+            logger.event(
+                .historyNotRead, "the key history is not read", metadata: [Names.LogKey.cause: "\(warning)"])
         }
     }
 
     func saveHistory() {
         if let warning = history.save() {
-            logger.warning("the key history is not written", metadata: [Names.LogKey.error: "\(warning)"])
+            logger.event(
+                .historyNotWritten, "the key history is not written",
+                metadata: [Names.LogKey.cause: "\(warning)"])
         }
     }
 }

@@ -1,5 +1,6 @@
 private import DEKCache
 internal import EnvelopeCrypto
+private import Events
 private import FoundationEssentials
 private import Logging
 private import Observability
@@ -128,11 +129,11 @@ extension RingKey {
             return state.formerTroubles[keyID]
         }
         if let trouble, before?.isSameTrouble(as: trouble) != true {
-            logger.warning(
-                "a former version of the key has trouble",
+            logger.event(
+                .keyFormerTrouble, "a former version of the key has trouble",
                 metadata: [
                     Names.LogKey.keyID: "\(keyID)", Names.LogKey.code: "\(trouble.code)",
-                    Names.LogKey.error: "\(trouble.message)", Names.LogKey.remedy: "\(trouble.remedy)",
+                    Names.LogKey.cause: "\(trouble.message)", Names.LogKey.remedy: "\(trouble.remedy)",
                 ])
         }
     }
@@ -158,9 +159,9 @@ extension RingKey {
                 // Only the backend's word on these bytes lets us pass them over; any other trouble would make a
                 // new local KEK at every restart.
                 guard error.code == .invalidCiphertext || error.code == .keyNotFound else { throw error }
-                logger.warning(
-                    "a remembered local KEK does not open and is passed over",
-                    metadata: [Names.LogKey.error: "\(error)"])
+                logger.event(
+                    .localKEKPassedOver, "a remembered local KEK does not open and is passed over",
+                    metadata: [Names.LogKey.cause: "\(error)"])
             }
         }
         return nil
@@ -211,7 +212,7 @@ extension RingKey {
         guard serves else { return }
         if before?.keyID != active.keyID {
             if before != nil { record.rotated() }
-            logger.notice("key_id is active", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
+            logger.event(.keyActive, "key_id is active", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
         } else {
             logger.info("local KEK renewed", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
         }
@@ -229,7 +230,7 @@ extension RingKey {
         await keepOpened(active)
         if active.keyID != former {
             if former != nil { record.rotated() }
-            logger.notice("key_id is active", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
+            logger.event(.keyActive, "key_id is active", metadata: [Names.LogKey.keyID: "\(active.keyID)"])
         }
     }
 
@@ -248,7 +249,9 @@ extension RingKey {
             active.writer == nil ? wrapped.map { RememberedProbe(keyID: keyID, wrapped: Data($0)) } : nil
         history.activated(keyID, with: made, probe: probe)
         if let warning = history.save() {
-            logger.warning("the key history is not written", metadata: [Names.LogKey.error: "\(warning)"])
+            logger.event(
+                .historyNotWritten, "the key history is not written",
+                metadata: [Names.LogKey.cause: "\(warning)"])
         }
     }
 

@@ -1,5 +1,6 @@
 private import DEKCache
 private import EnvelopeCrypto
+private import Events
 private import KMSWire
 private import Logging
 private import Observability
@@ -62,9 +63,10 @@ extension RingKey {
         let isDenied = monitor.health.trouble.map { $0.code == .keyDisabled || $0.code.isForbidding } == true
         await cache.wipe(scope, because: isDenied ? .denied : .expired)
         if hadSecrets {
-            logger.error(
+            logger.event(
+                .keyWiped,
                 "what was unwrapped with the key is wiped: nothing written with it can be read until it serves again",
-                metadata: [Names.LogKey.error: "\(monitor.health.trouble?.message ?? "")"])
+                metadata: [Names.LogKey.cause: "\(monitor.health.trouble?.message ?? "")"])
         }
     }
 
@@ -258,14 +260,15 @@ extension RingKey {
     /// Logs trouble when it comes, changes or goes, and hourly while it lasts; reservations of the provider when they come.
     private func report(at now: Duration, news: RemoteKMSError?, since told: RemoteKMSError?) {
         if let news, told?.isSameTrouble(as: news) != true {
-            logger.warning(
-                "the key serves, but its backend needs attention",
+            logger.event(
+                .keyNeedsAttention, "the key serves, but its backend needs attention",
                 metadata: [
-                    Names.LogKey.code: "\(news.code)", Names.LogKey.error: "\(news.message)",
+                    Names.LogKey.code: "\(news.code)", Names.LogKey.cause: "\(news.message)",
                     Names.LogKey.remedy: "\(news.remedy)",
                 ])
         } else if news == nil, told != nil {
-            logger.notice("what needed attention at the key's backend is well again")
+            logger.event(
+                .keyAttentionOver, "what needed attention at the key's backend is well again")
         }
         let isServing = if case .failed = verdict { false } else { true }
         let health = monitor.health
@@ -286,22 +289,41 @@ extension RingKey {
         }
         guard isDue else { return }
         guard let trouble else {
-            logger.notice("the key is well again")
+            logger.event(.keyWell, "the key is well again")
             return
         }
         var metadata: Logger.Metadata = [
-            Names.LogKey.code: "\(trouble.code)", Names.LogKey.error: "\(trouble.message)",
+            Names.LogKey.code: "\(trouble.code)", Names.LogKey.cause: "\(trouble.message)",
             Names.LogKey.remedy: "\(trouble.remedy)",
         ]
         if isServing, let writesStopIn {
             let subject = writesFail ? "Status fails" : "writes stop"
             metadata[Names.LogKey.limit] = "\(subject) in \(writesStopIn.components.seconds / 60) min"
         }
-        logger.log(
-            level: isServing && !writesFail ? .warning : .error,
+        logger.event(
+            Event(trouble.code),
             writesFail
                 ? "the key does not encrypt: its backend has to wrap every message"
                 : isServing ? "the key has trouble and goes on with what it has" : "the key does not serve",
-            metadata: metadata)
+            level: isServing && !writesFail ? .warning : .error, metadata: metadata)
+    }
+}
+
+extension Event {
+    /// Trouble of a key.
+    init(_ code: RemoteKMSError.Code) {
+        self =
+            switch code {
+            case .deadlineExceeded: .keyTimedOut
+            case .unavailable: .keyUnavailable
+            case .throttled: .keyThrottled
+            case .unauthenticated: .keyUnauthenticated
+            case .permissionDenied: .keyDenied
+            case .keyNotFound: .keyNotFound
+            case .keyDisabled: .keyDisabled
+            case .invalidCiphertext: .keyCiphertext
+            case .malformedReply: .keyMalformedReply
+            case .misconfigured: .keyMisconfigured
+            }
     }
 }

@@ -38,22 +38,22 @@ extension RingKey {
             throw KMSFailure(
                 .invalidArgument,
                 "key \(name): a plaintext of \(shared.bytes.count) bytes is no key of Kubernetes, and write_format "
-                    + "compatible takes no other")
+                    + "compatible takes no other", key: name)
         }
         let wrapped: [UInt8]
         do throws(RemoteKMSError) {
             wrapped = try await client.wrap(
                 shared, context: Self.compatibleContext, for: .request, by: deadline)
         } catch {
-            if Task.isCancelled { throw KMSFailure(.cancelled, "key \(name): the caller gave up") }
+            if Task.isCancelled { throw KMSFailure(.cancelled, "key \(name): the caller gave up", key: name) }
             throw KMSFailure(refusing: error, key: name)
         }
         monitor.proved(.encryption)
         guard 1...EnvelopeWriter.ciphertextLimit(api) ~= wrapped.count else {
             throw KMSFailure(
                 .failedPrecondition,
-                "key \(name): the backend wraps a key into \(wrapped.count) bytes, which fits no ciphertext"
-            )
+                "key \(name): the backend wraps a key into \(wrapped.count) bytes, which fits no ciphertext",
+                key: name)
         }
         return wrapped
     }
@@ -137,15 +137,15 @@ extension RingKey {
                 ? .damaged(key: name) : KMSFailure(error, key: name)
         case .failure(.revoked):
             throw failure
-                ?? KMSFailure(.unavailable, "key \(name): it was wiped meanwhile; try again")
+                ?? KMSFailure(.unavailable, "key \(name): it was wiped meanwhile; try again", key: name)
         case .failure(.shutDown):
-            throw KMSFailure(.unavailable, "key \(name): the daemon ends; another takes over")
+            throw KMSFailure(.unavailable, "key \(name): the daemon ends; another takes over", key: name)
         case .failure(.cancelled), nil:
-            if Task.isCancelled { throw KMSFailure(.cancelled, "key \(name): the caller gave up") }
+            if Task.isCancelled { throw KMSFailure(.cancelled, "key \(name): the caller gave up", key: name) }
             throw KMSFailure(
                 .deadlineExceeded,
-                "key \(name): the backend has not unwrapped it in the time of this call; it is still asked, for the next"
-            )
+                "key \(name): the backend has not unwrapped it in the time of this call; it is still asked, for the next",
+                key: name)
         }
     }
 }

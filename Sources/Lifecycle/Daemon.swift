@@ -1,3 +1,4 @@
+private import Events
 private import GRPCEngine
 public import KeyService
 public import Logging
@@ -109,7 +110,7 @@ public struct Daemon: Sendable {
         defer { endpoint?.stop() }
 
         EngineLog.redirect { [logger] line in
-            logger.debug("libgrpc", metadata: [Names.LogKey.error: "\(line)"])
+            logger.debug("libgrpc", metadata: [Names.LogKey.cause: "\(line)"])
         }
         let engine = EngineThread()
         let (ring, service) = keys(engine)
@@ -167,7 +168,9 @@ public struct Daemon: Sendable {
         } catch {
             // API servers wait at systemd's socket already, and it would start the daemon again and again: keys come first.
             guard case .activated = plan.source else { throw StartFailure(error.description) }
-            logger.warning("no metrics and health checks until the next start: \(error)")
+            logger.event(
+                .metricsNotServed, "no metrics and health checks until the next start",
+                metadata: [Names.LogKey.cause: "\(error)"])
             return nil
         }
     }
@@ -216,7 +219,8 @@ public struct Daemon: Sendable {
                 logger: quiet))
         do { try await group.run() } catch {
             // No service of ours throws; one that ended early would be a defect that must not pass for a clean stop.
-            logger.critical("a service of the daemon failed", metadata: [Names.LogKey.error: "\(error)"])
+            logger.event(
+                .serviceFailed, "a service of the daemon failed", metadata: [Names.LogKey.cause: "\(error)"])
             state.abandonCalls()
         }
     }

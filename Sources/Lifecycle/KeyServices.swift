@@ -1,3 +1,4 @@
+private import Events
 internal import KeyService
 internal import Logging
 private import Observability
@@ -51,11 +52,13 @@ struct StatusLine: Service {
         manager.ready(status: line)
         state.announceReadiness()
         if !hasVerdict {
-            logger.warning(
+            logger.event(
+                .readyWithoutKey,
                 "ready without a verdict on the keys: the API server may start, and is told the cause",
                 metadata: [Names.LogKey.limit: "\(limit.inSeconds)"])
         } else if ring.snapshot().contains(where: { $0.encrypts && $0.state != .active }) {
-            logger.warning(
+            logger.event(
+                .readyWithoutKey,
                 "ready, but the key that encrypts does not serve; the API server is told the cause")
         } else {
             logger.info("ready", metadata: [Names.LogKey.status: "\(line)"])
@@ -63,7 +66,7 @@ struct StatusLine: Service {
         await untilShutdown(every: Self.interval, clock) {
             manager.status(text(since: "serving"))
             // Memory is mapped as it is needed; the limit may be met long after the start.
-            if let warning = SecureMemory.takeWarning() { logger.warning("\(warning)") }
+            if let warning = SecureMemory.takeWarning() { logger.event(.memoryNotLocked, "\(warning)") }
         }
     }
 

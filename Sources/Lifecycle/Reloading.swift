@@ -1,4 +1,5 @@
 internal import CoreMetrics
+private import Events
 internal import Logging
 private import Observability
 internal import ServiceLifecycle
@@ -89,34 +90,35 @@ where Hangups.Element: Sendable, Hangups.Failure == Never {
         // Cut short by the stop.
         guard !Task.isCancelled else { return report }
         metrics.ended(report.result, at: epochSeconds())
-        tell(report.warnings, .warning)
+        tell(report.warnings, .configurationRemark)
         switch report.result {
         case .applied:
-            logger.notice(
-                "the new configuration is in effect", metadata: [Names.LogKey.changes: "\(report.changes)"])
+            logger.event(
+                .configurationTaken, "the new configuration is in effect",
+                metadata: [Names.LogKey.changes: "\(report.changes)"])
         case .unchanged: logger.info("the configuration is read again, and is as before")
         case .refused:
-            tell(Array(report.reasons.dropFirst()), .error)
-            logger.error(
-                "the new configuration is refused; the former one goes on",
+            tell(Array(report.reasons.dropFirst()), .configurationRefused)
+            logger.event(
+                .configurationRefused, "the new configuration is refused; the former one goes on",
                 metadata: [
                     Names.LogKey.reason: "\(report.reasons.first ?? "")",
                     Names.LogKey.remedy: "correct it; for one that was right too early: kmsward reload",
                 ])
         }
         if !report.waiting.isEmpty {
-            logger.warning(
-                "restart to apply: these options do not change while the daemon runs",
+            logger.event(
+                .configurationWaits, "restart to apply: these options do not change while the daemon runs",
                 metadata: [Names.LogKey.changes: "\(report.waiting.joined(separator: ", "))"])
         }
         return report
     }
 
-    private func tell(_ remarks: [String], _ level: Logger.Level) {
+    private func tell(_ remarks: [String], _ event: Events.Event) {
         for remark in remarks {
-            logger.log(
-                level: level, "the new configuration was looked through",
-                metadata: [Names.LogKey.error: "\(remark)"])
+            logger.event(
+                event, "the new configuration was looked through",
+                metadata: [Names.LogKey.cause: "\(remark)"])
         }
     }
 }

@@ -1,3 +1,4 @@
+private import Events
 public import GRPCEngine
 private import Glibc
 internal import Logging
@@ -45,7 +46,8 @@ struct Serving: Service {
             logger.info("stopped")
         } else {
             state.abandonCalls()
-            logger.error(
+            logger.event(
+                .stopIncomplete,
                 "calls or connections did not end though they were cancelled; the process ends without them",
                 metadata: [Names.LogKey.callsInFlight: "\(server.callsInFlight)"])
         }
@@ -123,7 +125,8 @@ struct Watchdog: Service {
             switch pulse.tick(answered: engine.answeredProbes) {
             case .feed: manager.watchdog()
             case .wait: break
-            case .withhold: logger.error("the engine thread does not turn; the watchdog is not fed")
+            case .withhold:
+                logger.event(.engineStalled, "the engine thread does not turn; the watchdog is not fed")
             }
             engine.postProbe()
         }

@@ -1,6 +1,8 @@
 // Observability: metrics, health endpoint and log handlers; beside the path of a request, never in it.
 // This file is the one place where metrics, labels and log keys get their names.
 
+private import Events
+
 /// Names of metrics, labels and log metadata keys.
 ///
 /// Dashboards, rules and runbooks are checked against this file.
@@ -180,8 +182,10 @@ public enum Names {
         public static let operation = "operation"
         /// How it ended.
         public static let outcome = "outcome"
+        /// Code of the event (room Events); the journal adds its MESSAGE_ID.
+        public static let event = Event.logKey
         /// What went wrong, one line.
-        public static let error = "error"
+        public static let cause = "cause"
         /// Why something was decided.
         public static let reason = "reason"
         /// What changed.
@@ -217,9 +221,7 @@ public enum Names {
         /// Signal received.
         public static let signal = "signal"
         /// UID of the request as the API server sent it.
-        public static let requestUID = "request_uid"
-        /// 128-bit id of the kind of message, 32 hex digits; becomes the journal's MESSAGE_ID without a prefix.
-        public static let messageID = "message_id"
+        public static let uid = "uid"
     }
 
     /// Values of the labels whose values are known beforehand.

@@ -1,3 +1,4 @@
+internal import Events
 internal import GRPCEngine
 internal import KMSWire
 internal import KeyService
@@ -16,6 +17,26 @@ extension StatusCode {
             case .deadlineExceeded: .deadlineExceeded
             case .cancelled: .cancelled
             case .internal: .internal
+            }
+    }
+}
+
+extension Event {
+    /// A call that failed with this status.
+    init(_ code: StatusCode) {
+        self =
+            switch code {
+            case .invalidArgument: .callInvalid
+            case .unavailable: .callUnavailable
+            case .deadlineExceeded: .callTimedOut
+            case .unauthenticated: .callUnauthenticated
+            case .permissionDenied: .callDenied
+            case .failedPrecondition: .callKeyUnusable
+            case .resourceExhausted: .callRefusedBusy
+            // No call of ours fails with the others.
+            case .ok, .cancelled, .unknown, .notFound, .alreadyExists, .aborted, .outOfRange, .unimplemented,
+                .internal, .dataLoss:
+                .callDefect
             }
     }
 }

@@ -1,4 +1,5 @@
 internal import CoreMetrics
+private import Events
 internal import GRPCEngine
 internal import KMSWire
 internal import KeyService
@@ -14,6 +15,9 @@ struct CallTrace {
     var uid = ""
     /// The key_id that the key service goes by; until it was found, the one that a v2 Decrypt asks with.
     var keyID = ""
+    /// Name of the key that failed it, and the class of its trouble; empty where there is none.
+    var key = ""
+    var trouble = ""
     /// The decoder has counted and logged this failure.
     var isLoggedElsewhere = false
 
@@ -50,6 +54,9 @@ final class CallRecord: Sendable {
     private struct Kind: Hashable {
         let method: KMSMethod
         let code: StatusCode
+        let key: String
+        let trouble: String
+        let level: Logger.Level
     }
 
     /// By method, then by code.
@@ -58,8 +65,9 @@ final class CallRecord: Sendable {
     private let durations: [any TimerHandler]
     private let logger: Logger
     private let now: @Sendable () -> ContinuousClock.Instant
-    private let warnings = Mutex(WarningThrottle<Kind>(interval: .seconds(1)))
-    private let refusals = Mutex(Recurrence<Kind>(limit: 10, interval: .seconds(600)))
+    private let start: ContinuousClock.Instant
+    private let warnings = Mutex(Repeats<Kind>())
+    private let refusals = Mutex(Recurrence<KMSMethod>(limit: 10, interval: .seconds(600)))
 
     init(
         metrics: any MetricsFactory, logger: Logger,
@@ -82,6 +90,7 @@ final class CallRecord: Sendable {
         }
         self.logger = logger
         self.now = now
+        start = now()
     }
 
     func answered(_ trace: CallTrace) {
@@ -96,24 +105,29 @@ final class CallRecord: Sendable {
         guard logger.logLevel <= level else { return }
         var omitted = 0
         if level > .debug {
-            let instant = trace.start + duration
-            let kind = Kind(method: trace.method, code: failure.code)
-            guard let count = warnings.withLock({ $0.admit(kind, at: instant) }) else {
+            let kind = Kind(
+                method: trace.method, code: failure.code, key: trace.key, trouble: trace.trouble,
+                level: level)
+            let time = start.duration(to: trace.start + duration)
+            guard let count = warnings.withLock({ $0.admit(kind, at: time) }) else {
                 return traceOmitted(trace, failure, duration)
             }
             omitted = count
         }
         var metadata = metadata(trace, failure.code, duration)
-        metadata[Names.LogKey.error] = "\(failure.message)"
+        metadata[Names.LogKey.cause] = "\(failure.message)"
         if omitted > 0 { metadata[Names.LogKey.count] = "\(omitted)" }
-        logger.log(level: level, "failed a KMS call", metadata: metadata)
+        guard level > .debug else {
+            return logger.debug("failed a KMS call", metadata: metadata)
+        }
+        logger.event(Event(failure.code), "failed a KMS call", level: level, metadata: metadata)
     }
 
     /// A failure whose warning was left out is still there for whoever reads at debug.
     private func traceOmitted(_ trace: CallTrace, _ failure: CallFailure, _ duration: Duration) {
         guard logger.logLevel <= .debug else { return }
         var metadata = metadata(trace, failure.code, duration)
-        metadata[Names.LogKey.error] = "\(failure.message)"
+        metadata[Names.LogKey.cause] = "\(failure.message)"
         logger.debug("failed a KMS call", metadata: metadata)
     }
 
@@ -129,9 +143,8 @@ final class CallRecord: Sendable {
         case .cancelled: return .debug
         case .internal: return .error
         case .invalidArgument:
-            let kind = Kind(method: trace.method, code: code)
-            return refusals.withLock { $0.goesOn(kind, at: now) } ? .warning : .notice
-        default: return .warning
+            return refusals.withLock { $0.goesOn(trace.method, at: now) } ? .warning : .notice
+        default: return Event(code).entry.level
         }
     }
 
@@ -150,7 +163,8 @@ final class CallRecord: Sendable {
             Names.LogKey.code: "\(code.name)",
             Names.LogKey.durationMS: "\(Double(duration.nanoseconds / 1_000) / 1_000)",
         ]
-        if !trace.uid.isEmpty { metadata[Names.LogKey.requestUID] = "\(trace.uid)" }
+        if !trace.uid.isEmpty { metadata[Names.LogKey.uid] = "\(trace.uid)" }
+        if !trace.key.isEmpty { metadata[Names.LogKey.key] = "\(trace.key)" }
         if !trace.keyID.isEmpty { metadata[Names.LogKey.keyID] = "\(trace.keyID)" }
         return metadata
     }

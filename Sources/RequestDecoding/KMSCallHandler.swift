@@ -11,8 +11,8 @@ internal import RemoteKMS
 /// ends the process, and systemd starts another; so peer input is decoded by code that throws and never traps.
 ///
 /// Each call is counted and timed. With the log level at `debug` it leaves one line; above that it leaves none if it
-/// succeeds, and if it fails at most one per second, method and code, with the number of those left out. The first ten
-/// requests of a method that are refused for what is in them, in ten minutes, are notices; what goes on is a warning.
+/// succeeds. Failures of one method, code, key and trouble leave one at once and then ever fewer, with the number of those
+/// left out. The first ten requests of a method that are refused for what is in them, in ten minutes, are notices; what goes on is a warning.
 public struct KMSCallHandler: CallHandler {
     /// The list of methods to make the engine's server with; `IncomingCall.method` is an index of it.
     ///
@@ -73,7 +73,11 @@ public struct KMSCallHandler: CallHandler {
         let reply: KMSReply
         do throws(KMSFailure) {
             reply = try await service.perform(request, deadline: deadline, keyID: &trace.keyID)
-        } catch { throw CallFailure(error) }
+        } catch {
+            trace.key = error.key
+            trace.trouble = error.trouble
+            throw CallFailure(error)
+        }
         guard reply.method == method else {
             throw CallFailure(.internal, "the key service answered another method than it was asked")
         }

@@ -1,6 +1,7 @@
 // RequestDecoding: between the engine, which knows no KMS word, and the key service, which knows no byte of the wire:
 // messages become validated requests, replies become messages, and each call leaves its trace in log and metrics.
 
+private import Events
 public import GRPCEngine
 public import KMSWire
 public import Logging
@@ -14,7 +15,8 @@ public actor RequestDecoder {
     private let logger: Logger
     private let now: @Sendable () -> ContinuousClock.Instant
     private var refusals: [WireError.Reason: Int] = [:]
-    private var warnings = WarningThrottle<Refusal>(interval: .seconds(60))
+    private let start: ContinuousClock.Instant
+    private var warnings = Repeats<Refusal>()
 
     private struct Refusal: Hashable {
         let method: KMSMethod
@@ -35,6 +37,7 @@ public actor RequestDecoder {
         self.executor = executor
         self.logger = logger
         self.now = now
+        start = now()
     }
 
     /// How many messages were refused for `reason` since the start.
@@ -42,7 +45,7 @@ public actor RequestDecoder {
 
     /// Reads the message of one call and lets its bytes go, which wipes them.
     ///
-    /// `method` is the call's own, by name. The first refusal for a reason is logged at once as a warning, further ones at most once a minute with their
+    /// `method` is the call's own, by name. The first refusal for a reason is logged at once as a warning, further ones ever more seldom with their
     /// number.
     public func decode(
         _ call: consuming IncomingCall, as method: KMSMethod
@@ -65,13 +68,14 @@ public actor RequestDecoder {
     private func note(_ error: WireError, _ method: KMSMethod) {
         refusals[error.reason, default: 0] += 1
         let refusal = Refusal(method: method, reason: error.reason)
-        guard let omitted = warnings.admit(refusal, at: now()) else { return }
+        guard let omitted = warnings.admit(refusal, at: start.duration(to: now())) else { return }
         var metadata: Logger.Metadata = [
             Names.LogKey.api: "\(method.api.name)", Names.LogKey.method: "\(method.name)",
-            Names.LogKey.reason: "\(error.reason.rawValue)", Names.LogKey.error: "\(error)",
+            Names.LogKey.reason: "\(error.reason.rawValue)", Names.LogKey.cause: "\(error)",
             Names.LogKey.remedy: "find the caller: kube-apiserver sends nothing like this",
         ]
         if omitted > 0 { metadata[Names.LogKey.count] = "\(omitted)" }
-        logger.warning("refused a KMS request that breaks the API", metadata: metadata)
+        logger.event(
+            .requestMalformed, "refused a KMS request that breaks the API", metadata: metadata)
     }
 }

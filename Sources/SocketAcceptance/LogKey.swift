@@ -18,4 +18,6 @@ public enum LogKey: String, Sendable, CaseIterable {
     case unreadBytes = "unread_bytes"
     /// Bytes for a peer that it has not read yet.
     case unsentBytes = "unsent_bytes"
+    /// How many were left out.
+    case count
 }

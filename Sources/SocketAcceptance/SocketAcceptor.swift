@@ -1,4 +1,5 @@
 private import CShims
+private import Events
 private import Glibc
 public import Logging
 
@@ -96,12 +97,8 @@ public actor SocketAcceptor {
     private var admission: Admission
     private var guardian: StallGuard
     private var barred = BarredProcesses()
-    private var refusals = RefusalLog()
+    private var eventLog = EventLog()
     private var numbers = AcceptanceCounts()
-    private var isLimitLogged = false
-    private var isStallLogged = false
-    private var pauseLoggedAt: Duration?
-    private var cutLoggedAt: Duration?
     private var lastTick: Duration?
     private var resumeAt: Duration?
     private var isStopped = false
@@ -136,7 +133,7 @@ public actor SocketAcceptor {
             handshakeTimeout: settings.handshakeTimeout)
         guardian = StallGuard(interval: settings.tick)
         thread = try PollThread(named: "acceptor")
-        if let warning = policy.warning { logger.warning("\(warning)") }
+        if let warning = policy.warning { logger.event(.socketExposed, "\(warning)") }
         try thread.start(sink: self)
     }
 
@@ -155,7 +152,7 @@ public actor SocketAcceptor {
         guard !isStopped else {
             throw SocketFailure(.system, "cannot listen on \(socket.address): the acceptor has been stopped")
         }
-        for warning in socket.warnings { logger.warning("\(warning)") }
+        for warning in socket.warnings { logger.event(.socketExposed, "\(warning)") }
         let listener = Listener(socket, policy: policy)
         let id = newID()
         guard thread.watch(listener.descriptor, .readable, tag: id) else {
@@ -171,7 +168,7 @@ public actor SocketAcceptor {
         guard policy != self.policy else { return }
         self.policy = policy
         // Whoever is refused now is told once more.
-        refusals = RefusalLog()
+        eventLog = EventLog()
         for listener in listeners.values { listener.goBy(policy) }
         for (id, connection) in pending
         where !isAdmitted(connection.peer, connection.descriptor, connection.listener) {
@@ -383,9 +380,10 @@ public actor SocketAcceptor {
         observer?.connectionsChanged(to: served.count)
         logger.debug("accepted a connection", metadata: Self.metadata(connection.peer))
         if admission.isNewCrowd(holder) {
-            logger.warning(
+            tell(
+                .connectionsOfOne,
                 "one process holds more than half of socket.max_connections; find out why it opens so many",
-                metadata: Self.metadata(connection.peer))
+                of: connection.peer)
         }
         handOver(AcceptedConnection(adopting: connection.descriptor, peer: connection.peer))
     }
@@ -402,7 +400,6 @@ public actor SocketAcceptor {
         guard let connection = served.removeValue(forKey: id) else { return }
         forget(connection.copy)
         _ = admission.ended(id)
-        if served.count <= settings.maxConnections / 2 { isLimitLogged = false }
         if served.isEmpty {
             lastTick = nil
             guardian.rest()
@@ -461,38 +458,46 @@ public actor SocketAcceptor {
         observer?.connectionRefused(reason)
         switch reason {
         case .limit:
-            guard !isLimitLogged else { return }
-            isLimitLogged = true
-            logger.warning(
+            tell(
+                .connectionsFull,
                 "too many connections, idle ones give way; raise socket.max_connections or find out who opens them",
-                metadata: Self.metadata(peer))
-        case .uid, .handshakeTimeout, .notHTTP2:
-            let decision = refusals.refused(reason, uid: peer.uid)
-            guard decision != .countOnly else { return }
-            logger.warning(Self.message(reason), metadata: Self.metadata(peer, remedy: reason == .uid))
-            if decision == .logAsLast {
-                logger.warning("further refusals of other users are counted, not logged")
-            }
+                of: peer)
+        case .uid:
+            tell(
+                .peerRefused,
+                "refused a connection: this user is not allowed; if it should be, add the line shown",
+                of: peer, with: [.remedy: "allow: { uids: [\(peer.uid)] }"])
+        case .handshakeTimeout:
+            tell(
+                .peerForeign, "closed a connection that did not begin to speak HTTP/2 in time", of: peer,
+                for: reason)
+        case .notHTTP2:
+            tell(
+                .peerForeign, "closed a connection that does not speak HTTP/2 (gRPC without TLS)", of: peer,
+                for: reason)
         case .stalled, .barred: break  // logged where it is decided, with the reason
         }
     }
 
-    private static func message(_ reason: RefusalReason) -> Logger.Message {
-        switch reason {
-        case .uid: "refused a connection: this user is not allowed; if it should be, add the line shown"
-        case .handshakeTimeout: "closed a connection that did not begin to speak HTTP/2 in time"
-        case .notHTTP2: "closed a connection that does not speak HTTP/2 (gRPC without TLS)"
-        case .limit, .stalled, .barred: "closed a connection"
+    /// Logs an event, unless it goes on: then now and then, with the number of those left out.
+    private func tell(
+        _ event: Event, _ message: Logger.Message, of peer: PeerCredentials? = nil,
+        for reason: RefusalReason? = nil, with more: [LogKey: Logger.MetadataValue] = [:]
+    ) {
+        var metadata = peer.map(Self.metadata) ?? [:]
+        for (key, value) in more { metadata[key.rawValue] = value }
+        guard let omitted = eventLog.admit(event, reason, uid: peer?.uid, at: elapsed()) else {
+            return logger.debug(message, metadata: metadata)
         }
+        if omitted > 0 { metadata[LogKey.count.rawValue] = "\(omitted)" }
+        logger.event(event, message, metadata: metadata)
     }
 
-    private static func metadata(_ peer: PeerCredentials, remedy: Bool = false) -> Logger.Metadata {
-        var metadata: Logger.Metadata = [
+    private static func metadata(_ peer: PeerCredentials) -> Logger.Metadata {
+        [
             LogKey.peerPID.rawValue: "\(peer.pid)", LogKey.peerUID.rawValue: "\(peer.uid)",
             LogKey.peerGID.rawValue: "\(peer.gid)",
         ]
-        if remedy { metadata[LogKey.remedy.rawValue] = "allow: { uids: [\(peer.uid)] }" }
-        return metadata
     }
 
     // MARK: Shortage
@@ -505,12 +510,10 @@ public actor SocketAcceptor {
         numbers.isPaused = true
         numbers.pauses += 1
         observer?.acceptingPaused(true)
-        if pauseLoggedAt.map({ elapsed() - $0 >= .seconds(60) }) ?? true {
-            pauseLoggedAt = elapsed()
-            logger.error(
-                "cannot accept connections for now: raise LimitNOFILE= (or memory) of the daemon",
-                metadata: [LogKey.reason.rawValue: "\(SocketFailure.text(of: number))"])
-        }
+        tell(
+            .acceptingPaused,
+            "cannot accept connections for now: raise LimitNOFILE= (or memory) of the daemon",
+            with: [.reason: "\(SocketFailure.text(of: number))"])
     }
 
     private func resumeAccepting() {
@@ -530,8 +533,8 @@ public actor SocketAcceptor {
         thread.unwatch(listener.descriptor)
         listener.socket.take()?.withdraw()
         listeners[id] = nil
-        logger.critical(
-            "no longer listening: the socket was shut down from outside; restart the daemon",
+        logger.event(
+            .socketLost, "no longer listening: the socket was shut down from outside; restart the daemon",
             metadata: [
                 LogKey.path.rawValue: "\(listener.address)",
                 LogKey.reason.rawValue: "\(SocketFailure.text(of: number))",
@@ -562,7 +565,6 @@ public actor SocketAcceptor {
         let action = guardian.tick(
             answered: engine.answeredProbes, busy: engine.busyTime, isSuspicious: !unread.isEmpty,
             size: resident)
-        if !guardian.isStalled { isStallLogged = false }
         switch action {
         case .none: break
         case .postProbe: engine.postProbe()
@@ -577,9 +579,7 @@ public actor SocketAcceptor {
             one.reduce(0) { $0 + (unread[$1] ?? 0) } < other.reduce(0) { $0 + (unread[$1] ?? 0) }
         }
         guard let worst, let peer = worst.first.flatMap({ served[$0]?.peer }) else {
-            if !isStallLogged { logger.error("the engine does not answer, and no connection looks guilty") }
-            isStallLogged = true
-            return
+            return tell(.engineStalled, "the engine does not answer, and no connection looks guilty")
         }
         for id in worst {
             cut(
@@ -587,10 +587,12 @@ public actor SocketAcceptor {
                 unread[id] ?? 0)
         }
         guard let process = PeerProcess(peer), let bar = barred.cut(process, at: now) else { return }
-        var metadata = Self.metadata(peer)
-        metadata[LogKey.reason.rawValue] = "cut again and again for stalling the engine"
-        metadata[LogKey.remedy.rawValue] = "find out what that process does; restarting it lifts the bar"
-        logger.error("a process may not connect for \(bar.components.seconds) s", metadata: metadata)
+        tell(
+            .peerBarred, "a process may not connect for \(bar.components.seconds) s", of: peer,
+            with: [
+                .reason: "cut again and again for stalling the engine",
+                .remedy: "find out what that process does; restarting it lifts the bar",
+            ])
     }
 
     /// Ends a served connection that harms the others; the engine, which owns it, sees the end and lets go.
@@ -599,12 +601,7 @@ public actor SocketAcceptor {
         served[id]?.isCut = true
         shutdown(connection.copy, Int32(SHUT_RDWR))
         note(.stalled, connection.peer)
-        var metadata = Self.metadata(connection.peer)
-        metadata[measure.rawValue] = "\(bytes)"
-        // A peer that comes back as often as it is cut must not fill the log.
-        let isNews = cutLoggedAt.map { elapsed() - $0 >= .seconds(1) } ?? true
-        if isNews { cutLoggedAt = elapsed() }
-        logger.log(level: isNews ? .error : .debug, message, metadata: metadata)
+        tell(.peerCut, message, of: connection.peer, with: [measure: "\(bytes)"])
     }
 }
 

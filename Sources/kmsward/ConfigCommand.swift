@@ -1,6 +1,7 @@
 internal import ArgumentParser
 internal import Configuration
 internal import EnvelopeCrypto
+private import Events
 private import Glibc
 private import HTTPTransport
 internal import Lifecycle
@@ -113,10 +114,10 @@ func loadMarkedSettings(_ file: String) throws -> (settings: Settings, mark: Con
     do throws(ConfigurationError) {
         let bytes = try Settings.read(file)
         let (settings, warnings) = try Settings.load(bytes: bytes, path: file)
-        for warning in warnings { printError("\(warning)") }
+        for warning in warnings { complain("\(warning)", .configurationRemark) }
         return (settings, ConfigurationFile.mark(of: bytes))
     } catch {
-        printError("\(error)")
+        complain("\(error)", .configurationBroken)
         throw ExitCode.brokenConfiguration
     }
 }
@@ -175,11 +176,4 @@ extension Settings.Key {
         case .sm4GCM: .sm4GCM
         }
     }
-}
-
-/// Writes one line to standard error.
-func printError(_ line: String) {
-    let bytes = Array((line + "\n").utf8)
-    // Nowhere to complain to if standard error is gone.
-    _ = unsafe bytes.withUnsafeBytes { unsafe write(STDERR_FILENO, $0.baseAddress, $0.count) }
 }

@@ -127,7 +127,7 @@ private func reporting<R>(_ body: () throws(LocalKeyFileError) -> R) throws -> R
 }
 
 extension String {
-    fileprivate func padding(to width: Int) -> String {
+    func padding(to width: Int) -> String {
         self + String(repeating: " ", count: max(0, width - count))
     }
 }

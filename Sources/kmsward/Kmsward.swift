@@ -13,9 +13,8 @@ internal import ArgumentParser
             """,
         version: Version.current,
         subcommands: [
-            Serve.self, ReloadCommand.self, DoctorCommand.self, ConfigCommand.self, KeyCommand.self,
-            MetricsCommand.self,
-            VersionCommand.self,
+            Serve.self, ReloadCommand.self, DoctorCommand.self, ExplainCommand.self, ConfigCommand.self,
+            KeyCommand.self, MetricsCommand.self, VersionCommand.self,
         ])
 }
 

@@ -3,6 +3,7 @@ private import CShims
 private import Configuration
 private import CoreMetrics
 private import EnvelopeCrypto
+private import Events
 private import Glibc
 private import KeyService
 private import Lifecycle
@@ -97,9 +98,9 @@ struct Serve: AsyncParsableCommand {
         registry.gauge(Names.Metric.buildInfo, [(Names.Label.version, Version.current)]) { 1 }
         registry.gauge(Names.Metric.memoryLocked) { SecureMemory.isLocked ? 1 : 0 }
         logger.info("starting", metadata: [Names.LogKey.version: "\(Version.current)"])
-        for warning in hardening { logger.warning("\(warning)") }
-        if let room { logger.warning("\(room)") }
-        if let warning = SecureMemory.takeWarning() { logger.warning("\(warning)") }
+        for warning in hardening { logger.event(.processReadable, "\(warning)") }
+        if let room { logger.event(.openFilesLow, "\(room)") }
+        if let warning = SecureMemory.takeWarning() { logger.event(.memoryNotLocked, "\(warning)") }
 
         let backends = Backends()
         let keys = try await keys(of: settings, backends)
@@ -113,7 +114,7 @@ struct Serve: AsyncParsableCommand {
         let remark = try failing(.brokenConfiguration) { () throws(EndpointError) in
             try settings.remark(on: plan.endpoint)
         }
-        if let remark { logger.warning("\(remark)") }
+        if let remark { logger.event(.configurationRemark, "\(remark)") }
         let file = config.map {
             ConfigurationFile($0, running: settings, judged: mark, backends: backends, log: log)
         }
@@ -133,9 +134,12 @@ struct Serve: AsyncParsableCommand {
                 }
             }
         } catch {
-            logger.critical("\(error)\(dev ? "; with --dev, see --run-dir and --metrics" : "")")
+            logger.event(
+                error.isConfiguration ? .configurationBroken : .startFailed,
+                "\(error)\(dev ? "; with --dev, see --run-dir and --metrics" : "")")
             await backends.close()
             log.close(within: .seconds(2))
+            LogOutput.letJournalLook()
             throw error.isConfiguration ? ExitCode.brokenConfiguration : ExitCode.failure
         }
         await backends.close()
@@ -148,7 +152,7 @@ struct Serve: AsyncParsableCommand {
         guard let config else { return (try Self.development(in: runDir), []) }
         let (settings, mark) = try loadMarkedSettings(config)
         let problems = settings.problems()
-        for problem in problems { printError("\(problem)") }
+        for problem in problems { complain("\(problem)", .configurationBroken) }
         guard problems.isEmpty else { throw ExitCode.brokenConfiguration }
         return (settings.withUnitsDirectory(), mark)
     }
@@ -160,7 +164,7 @@ struct Serve: AsyncParsableCommand {
             await backends.run(keys, of: settings)
             return keys
         } catch {
-            printError("\(error)")
+            complain("\(error)", .configurationBroken)
             await backends.close()
             throw ExitCode.brokenConfiguration
         }
@@ -233,7 +237,7 @@ private func failing<R, F: Error & CustomStringConvertible>(
     _ code: ExitCode, _ body: () throws(F) -> R
 ) throws -> R {
     do throws(F) { return try body() } catch {
-        printError("kmsward: \(error)")
+        complain("kmsward: \(error)", code == .brokenConfiguration ? .configurationBroken : .startFailed)
         throw code
     }
 }

@@ -1,6 +1,7 @@
 internal import ArgumentParser
 internal import Configuration
 private import DEKCache
+private import Events
 private import Glibc
 internal import KeyService
 internal import Lifecycle
@@ -47,14 +48,15 @@ extension Settings {
     /// The daemon's life; says on standard error what cannot be found on this host, and exits 78.
     func plan(activated: [ActivatedDescriptor]) throws -> Daemon.Plan {
         let (accounts, diagnostics) = accounts()
-        for diagnostic in diagnostics { printError("\(diagnostic)") }
+        for diagnostic in diagnostics { complain("\(diagnostic)", .configurationBroken) }
         guard let accounts else { throw ExitCode.brokenConfiguration }
         let scraped = activated.filter { $0.name == Self.metricsSocket }
         let called = activated.filter { $0.name != Self.metricsSocket }
         guard scraped.count <= 1, called.count <= 1 else {
-            printError(
+            complain(
                 "kmsward: systemd passed \(activated.count) sockets: one ListenStream= for the API server and one with "
-                    + "FileDescriptorName=\(Self.metricsSocket) are all it takes")
+                    + "FileDescriptorName=\(Self.metricsSocket) are all it takes",
+                .configurationBroken)
             throw ExitCode.brokenConfiguration
         }
         let source: Daemon.Plan.Source
@@ -67,7 +69,7 @@ extension Settings {
                     try SocketPermissions(
                         mode: socket.mode, owner: accounts.socketOwner, group: accounts.socketGroup))
             } catch {
-                printError("kmsward: \(error)")
+                complain("kmsward: \(error)", .configurationBroken)
                 throw ExitCode.brokenConfiguration
             }
         }

@@ -12,6 +12,7 @@ import Testing
             .peerPID: Names.LogKey.peerPID, .peerUID: Names.LogKey.peerUID, .peerGID: Names.LogKey.peerGID,
             .path: Names.LogKey.path, .reason: Names.LogKey.reason, .remedy: Names.LogKey.remedy,
             .unreadBytes: Names.LogKey.unreadBytes, .unsentBytes: Names.LogKey.unsentBytes,
+            .count: Names.LogKey.count,
         ]
         for key in LogKey.allCases { #expect(names[key] == key.rawValue) }
     }

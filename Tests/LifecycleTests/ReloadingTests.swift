@@ -144,7 +144,10 @@ struct ReloadingTests {
             }
         }
         #expect(rig.value("kmsward_config_reloads_total{result=\"applied\"}") == "1")
-        #expect(rig.logged(.notice) == ["the new configuration is in effect | changes=log.level"])
+        #expect(
+            rig.logged(.notice) == [
+                "the new configuration is in effect | changes=log.level | event=KW-CONFIG-TAKEN"
+            ])
         #expect(rig.logged(.info) == ["the configuration is read again, and is as before"])
     }
 
@@ -180,12 +183,16 @@ struct ReloadingTests {
         #expect(rig.value("kmsward_config_last_reload_success_timestamp_seconds") == "1000")
         #expect(
             rig.logged(.error) == [
-                "the new configuration was looked through | error=f:3:4: error: nor this",
-                "the new configuration is refused; the former one goes on | reason=f:1:2: error: no "
-                    + "| remedy=correct it; for one that was right too early: kmsward reload",
+                "the new configuration was looked through | cause=f:3:4: error: nor this "
+                    + "| event=KW-CONFIG-REFUSED",
+                "the new configuration is refused; the former one goes on | event=KW-CONFIG-REFUSED "
+                    + "| reason=f:1:2: error: no | remedy=correct it; for one that was right too early: kmsward reload",
             ])
         #expect(
-            rig.logged(.warning) == ["the new configuration was looked through | error=f:1:1: warning: w"])
+            rig.logged(.warning) == [
+                "the new configuration was looked through | cause=f:1:1: warning: w "
+                    + "| event=KW-CONFIG-REMARK"
+            ])
     }
 
     @Test("what waits for a restart is named in one warning")
@@ -201,8 +208,9 @@ struct ReloadingTests {
         }
         #expect(
             rig.logged(.warning) == [
-                "the new configuration was looked through | error=f: warning: w",
-                "restart to apply: these options do not change while the daemon runs | changes=socket.path, limits.drain",
+                "the new configuration was looked through | cause=f: warning: w | event=KW-CONFIG-REMARK",
+                "restart to apply: these options do not change while the daemon runs | changes=socket.path, limits.drain "
+                    + "| event=KW-CONFIG-WAITS",
             ])
     }
 

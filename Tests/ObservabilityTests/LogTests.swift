@@ -1,3 +1,4 @@
+import Events
 import Glibc
 import Logging
 import Testing
@@ -76,24 +77,62 @@ import Testing
 
     @Test("journal fields carry message, place and metadata")
     func journal() {
-        let id = "0123456789abcdef0123456789ABCDEF"
         let record = Self.record(
-            "two\nlines", ["key": "primary", "peer_uid": "1000", "odd key-é": "v", "message_id": "\(id)"],
-            level: .warning)
+            "two\nlines", ["key": "primary", "peer_uid": "1000", "odd key-é": "v"], level: .info)
         #expect(
             record.journalFields.map { String(decoding: $0, as: UTF8.self) } == [
-                "MESSAGE=two\nlines", "PRIORITY=4", "SYSLOG_IDENTIFIER=kmsward", "CODE_FILE=Room/File.swift",
+                "MESSAGE=two\nlines", "PRIORITY=6", "SYSLOG_IDENTIFIER=kmsward", "CODE_FILE=Room/File.swift",
                 "CODE_LINE=7", "CODE_FUNC=f(_:)", "KMSWARD_LOGGER=kmsward.test", "KMSWARD_KEY=primary",
-                "MESSAGE_ID=\(id)", "KMSWARD_ODD_KEY__=v", "KMSWARD_PEER_UID=1000",
+                "KMSWARD_ODD_KEY__=v", "KMSWARD_PEER_UID=1000",
             ])
     }
 
     @Test(
-        "what is no message id stays an ordinary field",
-        arguments: ["", "12", String(repeating: "g", count: 32)])
-    func badMessageID(_ id: String) {
-        let fields = Self.record("x", ["message_id": "\(id)"]).journalFields
-        #expect(fields.contains(Array("KMSWARD_MESSAGE_ID=\(id)".utf8)))
+        "an event in the journal is one line that says it all, with its message id",
+        arguments: [
+            (
+                "the key does not serve",
+                [
+                    "event": "KW-KEY-DISABLED", "key": "primary", "code": "keyDisabled",
+                    "cause": "it is disabled",
+                    "remedy": "enable it", "limit": "writes stop in 0 min",
+                ],
+                "key primary: the key does not serve: it is disabled: enable it; writes stop in 0 min [KW-KEY-DISABLED]"
+            ),
+            (
+                "failed a KMS call",
+                [
+                    "event": "KW-CALL-UNAVAILABLE", "key": "primary", "key_id": "kw1", "api": "v2",
+                    "method": "decrypt", "code": "UNAVAILABLE", "cause": "key primary: down", "count": "7",
+                ],
+                "failed a KMS call: v2 decrypt UNAVAILABLE: key primary: down; 7 more since the last of these [KW-CALL-UNAVAILABLE]"
+            ),
+            (
+                "refused a connection", ["event": "KW-PEER-REFUSED", "peer_uid": "7", "peer_pid": "9"],
+                "refused a connection; uid 7, pid 9 [KW-PEER-REFUSED]"
+            ),
+            (
+                "key_id is active", ["event": "KW-KEY-ACTIVE", "key": "a", "key_id": "kw1.x", "remedy": ""],
+                "key a: key_id is active: kw1.x [KW-KEY-ACTIVE]"
+            ),
+        ] as [(String, Logger.Metadata, String)])
+    func event(_ message: String, _ metadata: Logger.Metadata, _ line: String) throws {
+        let record = Self.record(message, metadata, level: .error)
+        let fields = record.journalFields.map { String(decoding: $0, as: UTF8.self) }
+        #expect(fields.first == "MESSAGE=\(line)")
+        let code = try #require(metadata["event"].map { "\($0)" })
+        let event = try #require(Event(rawValue: code))
+        #expect(fields.last == "MESSAGE_ID=\(event.entry.messageID)")
+        #expect(fields.contains("KMSWARD_EVENT=\(code)"))
+        #expect(String(decoding: record.textLine, as: UTF8.self).contains(" event=\(code)"))
+        #expect(String(decoding: record.jsonLine, as: UTF8.self).contains("\"event\":\"\(code)\""))
+    }
+
+    @Test("an event that is not known stays an ordinary field")
+    func unknownEvent() {
+        let fields = Self.record("x", ["event": "KW-OTHER"]).journalFields
+        #expect(fields.contains(Array("KMSWARD_EVENT=KW-OTHER".utf8)))
+        #expect(!fields.contains { $0.starts(with: Array("MESSAGE_ID=".utf8)) })
     }
 
     @Test(
@@ -177,7 +216,7 @@ import Testing
             var logger = logger
             logger[metadataKey: "key"] = "primary"
             logger.info("one")
-            logger.warning("two", metadata: ["key": "other", "count": "2"])
+            logger.event(.keyDisabled, "two", level: .warning, metadata: ["key": "other", "count": "2"])
             logger.log(level: .error, "three", error: Described())
             logger.log(level: .error, "four", error: Plain())
             logger.debug("not shown")
@@ -185,9 +224,10 @@ import Testing
         let time = now.text
         #expect(
             lines == [
-                "\(time) info one key=primary", "\(time) warning two count=2 key=other",
-                "\(time) error three error=\"file is gone\" key=primary",
-                "\(time) error four error=Plain key=primary",
+                "\(time) info one key=primary",
+                "\(time) warning two count=2 event=KW-KEY-DISABLED key=other",
+                "\(time) error three cause=\"file is gone\" event=KW-UNCLASSIFIED key=primary",
+                "\(time) error four cause=Plain event=KW-UNCLASSIFIED key=primary",
             ])
     }
 
@@ -206,7 +246,7 @@ import Testing
             logger.error("e")
             logger.critical("f")
         }
-        #expect(lines.map { $0.split(separator: " ").last } == ["b", "d", "f"])
+        #expect(lines.map { $0.split(separator: " ")[2] } == ["b", "d", "f"])
     }
 
     @Test(
@@ -286,7 +326,9 @@ import Testing
         close(pipe.reader)
         let kept = found.filter { $0.contains(" info line n=") }
         let lost = found.filter { $0.contains(" warning log lines were lost") }
-            .compactMap { $0.split(separator: "=").last.flatMap { Int($0) } }
+            .compactMap { line in
+                line.split(separator: " ").first { $0.hasPrefix("count=") }.flatMap { Int($0.dropFirst(6)) }
+            }
         #expect(kept.count + dropped == 100)
         #expect(lost.reduce(0, +) == dropped)
         #expect(found.count == kept.count + lost.count)

@@ -165,10 +165,11 @@ struct RefusedMessageTests {
         #expect(bench.service.deadlines.isEmpty)
         #expect(bench.log.entries.count == 1)
         #expect(bench.log.entries.first?.level == .warning)
-        #expect(bench.log.entries.first?.metadata["error"] == "\(text)")
+        #expect(bench.log.entries.first?.metadata["cause"] == "\(text)")
+        #expect(bench.log.entries.first?.metadata["event"] == "KW-REQUEST-MALFORMED")
     }
 
-    @Test("are warned of at once, then once a minute with the number left out, for each reason by itself")
+    @Test("are warned of at once, then ever more seldom with the number left out, for each reason by itself")
     func rateLimit() async throws {
         let bench = Bench()
         for _ in 0..<500 { _ = await bench.failure(.v2Encrypt, []) }

@@ -1,3 +1,4 @@
+import Events
 import Testing
 
 @testable import SocketAcceptance
@@ -439,14 +440,20 @@ struct PeerPolicyTests {
         #expect(!IdentityMap.isIdentity(""))
     }
 
-    @Test("refusals of many users are remembered up to a bound")
+    @Test("events of many users are told apart up to a bound, and of all of them now and then")
     func bounded() {
-        var log = RefusalLog(capacity: 3)
-        #expect(log.refused(.uid, uid: 1) == .log)
-        #expect(log.refused(.uid, uid: 1) == .countOnly)
-        #expect(log.refused(.notHTTP2, uid: 1) == .log)
-        #expect(log.refused(.uid, uid: 2) == .logAsLast)
-        #expect(log.refused(.uid, uid: 3) == .countOnly)
+        var log = EventLog(capacity: 2)
+        func admit(_ reason: RefusalReason?, uid: UInt32?, at seconds: Int) -> Int? {
+            log.admit(.peerRefused, reason, uid: uid, at: .seconds(seconds))
+        }
+        #expect(admit(nil, uid: 1, at: 0) == 0)
+        #expect(admit(nil, uid: 1, at: 0) == nil)
+        #expect(admit(.notHTTP2, uid: 1, at: 0) == 0)
+        #expect(admit(nil, uid: 2, at: 0) == 0)
+        #expect(admit(nil, uid: 3, at: 0) == 0, "all further users share one place")
+        for uid in UInt32(4)..<1_000 { #expect(admit(nil, uid: uid, at: 1) == nil) }
+        #expect(admit(nil, uid: nil, at: 60) == 996)
+        #expect(admit(nil, uid: 1, at: 60) == 1)
     }
 }
 

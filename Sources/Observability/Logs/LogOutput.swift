@@ -1,3 +1,4 @@
+public import Events
 internal import Glibc
 public import Logging
 internal import Synchronization
@@ -55,24 +56,52 @@ public final class LogOutput: Sendable {
     ///
     /// Throws if the process has no descriptor or thread left.
     public static func bootstrap(format: LogFormat, level: Logger.Level) throws(LogFailure) -> LogOutput {
-        var status = stat()
-        let hasStatus = unsafe fstat(STDERR_FILENO, &status) == 0
-        let (resolved, isFallback) = format.resolved(
-            journalStream: unsafe getenv("JOURNAL_STREAM").map { unsafe String(cString: $0) },
-            errorStream: hasStatus ? (UInt64(status.st_dev), UInt64(status.st_ino)) : nil,
-            hasJournal: unsafe access("/run/systemd/journal/socket", W_OK) == 0)
+        let (resolved, isFallback) = resolved(format)
         let output = try LogOutput(
-            format: resolved, level: level, sink: resolved == .journal ? .journal : .stream(fd: STDERR_FILENO)
-        )
+            format: resolved, level: level,
+            sink: resolved == .journal ? .journal : .stream(fd: STDERR_FILENO))
         LoggingSystem.bootstrap(
             { label, provider in output.handler(label: label, metadataProvider: provider) },
             metadataProvider: nil)
         if isFallback {
-            Logger(label: "kmsward.log").warning(
-                "journald is not here; logging text to standard error",
+            Logger(label: "kmsward.log").event(
+                .journalMissing, "journald is not here; logging text to standard error",
                 metadata: [Names.LogKey.remedy: "set log.format to auto or text"])
         }
         return output
+    }
+
+    /// What `format` means for this process.
+    private static func resolved(_ format: LogFormat) -> (format: LogFormat, isFallback: Bool) {
+        var status = stat()
+        let hasStatus = unsafe fstat(STDERR_FILENO, &status) == 0
+        return format.resolved(
+            journalStream: unsafe getenv("JOURNAL_STREAM").map { unsafe String(cString: $0) },
+            errorStream: hasStatus ? (UInt64(status.st_dev), UInt64(status.st_ino)) : nil,
+            hasJournal: unsafe access("/run/systemd/journal/socket", W_OK) == 0)
+    }
+
+    /// Sends entries to the journal at once, if standard error is connected to it; for the time before `bootstrap`.
+    public static func sendToJournal(
+        _ messages: [String], of event: Event, file: String = #fileID, function: String = #function,
+        line: UInt = #line
+    ) -> Bool {
+        guard resolved(.auto).format == .journal else { return false }
+        let isSent = messages.allSatisfy { message in
+            LogQueue.sendToJournal(
+                LogRecord(
+                    time: .now, level: event.entry.level, logger: "kmsward", message: message,
+                    metadata: [Names.LogKey.event: "\(event.code)"], file: file, function: function,
+                    line: line
+                ).journalFields)
+        }
+        if event.entry.level == .critical { letJournalLook() }
+        return isSent
+    }
+
+    /// Waits a moment, before the process ends for a reason that it has just told: journald reads in /proc whose entry it is.
+    public static func letJournalLook() {
+        if resolved(.auto).format == .journal { usleep(100_000) }
     }
 
     init(
@@ -84,7 +113,9 @@ public final class LogOutput: Sendable {
                 LogRecord(
                     time: now(), level: .warning, logger: "kmsward.log",
                     message: "log lines were lost: their reader did not keep up",
-                    metadata: [Names.LogKey.count: "\(lost)"], file: #fileID, function: #function, line: #line
+                    metadata: [
+                        Names.LogKey.event: "\(Event.logLinesLost.code)", Names.LogKey.count: "\(lost)",
+                    ], file: #fileID, function: #function, line: #line
                 ),
                 format)
         }
@@ -181,10 +212,14 @@ public final class LogOutput: Sendable {
             var all = metadata
             if let provided = metadataProvider?.get() { all.merge(provided) { $1 } }
             if let given = event.metadata { all.merge(given) { $1 } }
-            if let error = event.error, all[Names.LogKey.error] == nil {
+            if let error = event.error, all[Names.LogKey.cause] == nil {
                 // A plain struct prints all that it stores: only a text that someone wrote for readers is shown.
                 let text = (error as? any CustomStringConvertible)?.description ?? "\(type(of: error))"
-                all[Names.LogKey.error] = .string(text)
+                all[Names.LogKey.cause] = .string(text)
+            }
+            // Not ours: our own go by `Logger.event`.
+            if event.level >= .warning, all[Names.LogKey.event] == nil {
+                all[Names.LogKey.event] = "\(Event.unclassified.code)"
             }
             output.write(
                 LogRecord(

@@ -178,7 +178,7 @@ final class LogQueue: Sendable {
         return true
     }
 
-    private static func sendToJournal(_ fields: Item) -> Bool {
+    static func sendToJournal(_ fields: Item) -> Bool {
         let bytes = fields.flatMap { $0 }
         return unsafe bytes.withUnsafeBytes { bytes in
             guard let start = bytes.baseAddress else { return false }

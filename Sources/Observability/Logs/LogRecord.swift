@@ -1,3 +1,4 @@
+private import Events
 internal import Glibc
 internal import Logging
 
@@ -181,10 +182,40 @@ struct LogRecord {
 
     // MARK: journal
 
+    /// The metadata that `MESSAGE` has too, with what stands before each: who reads `journalctl` sees no other field.
+    private static let told = [
+        (Names.LogKey.cause, ": "), (Names.LogKey.reason, ": "), (Names.LogKey.changes, ": "),
+        (Names.LogKey.remedy, ": "), (Names.LogKey.limit, "; "), (Names.LogKey.peerUID, "; uid "),
+        (Names.LogKey.peerPID, ", pid "),
+    ]
+
+    /// An event in one line: what failed, for which key, why, what to do.
+    private func line(of event: Event) -> String {
+        let values = metadata.mapValues(Self.text)
+        var told = Self.told
+        // Where no cause names it.
+        if values[Names.LogKey.cause] == nil { told.append((Names.LogKey.keyID, ": ")) }
+        var line = message
+        if let method = values[Names.LogKey.method] {
+            line += ": \(values[Names.LogKey.api] ?? "") \(method) \(values[Names.LogKey.code] ?? "")"
+        } else if let key = values[Names.LogKey.key] {
+            line = "key \(key): \(line)"
+        }
+        for (name, mark) in told {
+            if let value = values[name], !value.isEmpty { line += mark + value }
+        }
+        if let count = values[Names.LogKey.count] { line += "; \(count) more since the last of these" }
+        return "\(line) [\(event.code)]"
+    }
+
+    private var event: Event? {
+        metadata[Names.LogKey.event].map(Self.text).flatMap(Event.init)
+    }
+
     /// The fields of a journal entry, each `NAME=value`.
     var journalFields: [[UInt8]] {
         var entry = [
-            "MESSAGE=" + Self.cut(message),
+            "MESSAGE=" + Self.cut(event.map(line) ?? message),
             "PRIORITY=\(level.priority)",
             "SYSLOG_IDENTIFIER=kmsward",
             "CODE_FILE=\(file)",
@@ -193,13 +224,9 @@ struct LogRecord {
             "KMSWARD_LOGGER=\(logger)",
         ]
         for (key, value) in fields {
-            let text = Self.cut(Self.text(of: value))
-            if key == Names.LogKey.messageID, text.isMessageID {
-                entry.append("MESSAGE_ID=" + text)
-            } else {
-                entry.append("\(Self.journalName(key))=\(text)")
-            }
+            entry.append("\(Self.journalName(key))=\(Self.cut(Self.text(of: value)))")
         }
+        if let event { entry.append("MESSAGE_ID=" + event.entry.messageID) }
         return entry.map { Array($0.utf8) }
     }
 
@@ -253,9 +280,5 @@ extension String {
     /// Nothing in it needs an escape in any format; nearly every text.
     fileprivate var isPlain: Bool {
         utf8.allSatisfy { (0x20..<0x7f).contains($0) && $0 != UInt8(ascii: "\"") && $0 != UInt8(ascii: "\\") }
-    }
-
-    fileprivate var isMessageID: Bool {
-        utf8.count == 32 && utf8.allSatisfy { Character(Unicode.Scalar($0)).isHexDigit }
     }
 }

@@ -142,7 +142,7 @@ def test_upgrade_and_downgrade_under_load_fail_no_call(machine, packages):
     assert machine.property("kmsward.service", "MainPID") not in ("0", upgraded), "and the old one again"
     round_trip(machine)
     out = calls.result()
-    assert out["failed"] == 0 and out["ok"] > 500, out
+    assert out["failed"] == 0 and out["ok"] > 100, out
 
 
 def test_an_upgrade_from_a_unit_with_a_network_goes_on_under_load(machine, packages):

@@ -158,6 +158,17 @@ def test_every_alert_has_a_runbook_and_points_to_it():
         assert (RUNBOOKS / f"{rule['alert']}.md").is_file(), f"no runbook for {rule['alert']}"
 
 
+@pytest.mark.no_binary
+@pytest.mark.parametrize("folder", ["runbooks", "docs"])
+def test_metrics_that_pages_name_exist(folder):
+    rows = documented()
+    for page in (REPOSITORY / folder).rglob("*.md"):
+        # Also by their beginning, as grep takes them.
+        for name in re.findall(r"\bkmsward_[a-z_]+", page.read_text()):
+            begins = re.sub(r"_(bucket|sum|count)$", "", name)
+            assert any(one.startswith(begins) for one in rows), f"{page.name}: {name}"
+
+
 def test_reading_metrics_and_health_asks_no_backend(on_jdcloud, fake):
     one = on_jdcloud(changes={"rotation": {"observe_every": "10m", "settle": "0s"}})
     eventually(lambda: one.metric("kmsward_key_ready", key="primary") == 1, "the key is ready")

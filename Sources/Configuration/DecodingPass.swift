@@ -26,13 +26,19 @@ struct DecodingPass {
     }
 
     /// Reports that the value of `path` is not what it must be; silent about nodes that the reader already reported.
-    mutating func refuse(_ node: Node, for path: String, expected: String, hint: String? = nil) {
+    ///
+    /// A block that is none is told by its kind: it may be a secret that has come there by a slip of the keyboard.
+    mutating func refuse(
+        _ node: Node, for path: String, expected: String, hint: String? = nil, isBlock: Bool = false
+    ) {
         if case .refused = node.content {
             unsoundPaths.insert(path)
             return
         }
         let isShown = !hidesValues || node.isNothing
-        let found = isShown ? node.found : "a value that is not shown because it is secret"
+        let found =
+            isShown
+            ? (isBlock ? node.foundKind : node.found) : "a value that is not shown because it is secret"
         let advice = hint.map { "; \($0)" } ?? ""
         error(path, at: node.mark, "expected \(expected), found \(found)\(advice)")
     }

@@ -33,6 +33,12 @@ struct Node: Sendable {
         if case .scalar(let scalar) = content { scalar.type == .nothing } else { false }
     }
 
+    /// What stands here, in the words of a message: `found …`, where the text itself is not to be seen.
+    var foundKind: String {
+        if case .scalar(let scalar) = content, scalar.type != .nothing { return "a single value" }
+        return found
+    }
+
     /// What stands here, in the words of a message: `found …`.
     var found: String {
         switch content {
@@ -71,6 +77,9 @@ struct Scalar: Sendable {
         return isOctal || isSpecial || Double(text) != nil ? .number : .text
     }
 }
+
+/// Whether a name that nobody knows may be in a message: a longer one than any option's may be a secret that lost its name.
+func mayBeShown(name: String) -> Bool { name.utf8.count <= 20 }
 
 /// The text in quotes for a message: escaped, and cut when long.
 func quoted(_ text: String) -> String {

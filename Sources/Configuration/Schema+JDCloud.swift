@@ -222,7 +222,8 @@ extension Settings.JDCloudProvider {
             guard let text = text.flatMap({ $0 }) else { continue }
             if credentials.source == .files, !text.hasPrefix("/") {
                 pass.error(
-                    "\(path).\(option.name)", at: mark, "\(quoted(text)) is relative; write an absolute path")
+                    "\(path).\(option.name)", at: mark,
+                    "expected the absolute path of a file, and this does not begin with /")
             }
             if credentials.source == .systemd, text.contains("/") {
                 pass.error(

@@ -59,8 +59,9 @@ struct SeedFile: Sendable {
                     if optional.contains(name), entry.value.isNothing { continue }
                     kept.append(Node.Entry(key: name, mark: entry.mark, value: entry.value))
                 } else {
+                    let name = mayBeShown(name: entry.key) ? quoted(entry.key) : "this name"
                     pass.warning(
-                        "", at: entry.mark, "\(quoted(entry.key)) means nothing here and is passed over")
+                        "", at: entry.mark, "\(name) means nothing here and is passed over")
                 }
             }
             known.content = .mapping(kept)

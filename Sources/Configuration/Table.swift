@@ -130,7 +130,8 @@ extension Table {
             // A block with nothing in it, its options all commented out, is a block of defaults.
             let what = path.isEmpty ? "the file" : "this block"
             return pass.refuse(
-                node, for: path, expected: "NAME: VALUE lines", hint: "\(what) takes \(listed(names))")
+                node, for: path, expected: "NAME: VALUE lines", hint: "\(what) takes \(listed(names))",
+                isBlock: true)
         }
         for entry in entries {
             let relative = joined(section, entry.key)
@@ -199,10 +200,11 @@ extension Table {
         path.isEmpty ? name : "\(path).\(name)"
     }
 
-    /// A name that the file made up: as it is when it could be an option, otherwise quoted and cut.
+    /// A name that the file made up: as it is when it could be an option, otherwise quoted.
     private func shown(_ name: String) -> String {
+        guard mayBeShown(name: name) else { return "(a name that is not shown)" }
         let isPlain = name.utf8.allSatisfy { $0.isASCIILetter || $0.isASCIIDigit || $0 == UInt8(ascii: "_") }
-        return isPlain && (1...64).contains(name.utf8.count) ? name : quoted(name)
+        return isPlain && !name.isEmpty ? name : quoted(name)
     }
 
     private func listed(_ names: [String]) -> String {

@@ -89,7 +89,15 @@ extension RingKey {
                 do throws(RemoteKMSError) { try await prove(active, at: now) } catch { finding.proof = error }
             }
         } else if !encrypts, seen != nil || isDescribed {
-            do throws(RemoteKMSError) { try await proveRemembered(at: now) } catch { finding.proof = error }
+            do throws(RemoteKMSError) {
+                let isTried = try await proveRemembered(at: now)
+                // Nothing to try it with, and no request has: then being refused the look is all there is to go by.
+                if !isTried, need.decryption, settings.forgetsWhenForbidden, let look = finding.look,
+                    look.code.isForbidding
+                {
+                    throw look
+                }
+            } catch { finding.proof = error }
         }
         // A request saw it decrypt since the last look.
         if !need.decryption, finding.proof == nil { await proved(at: now) }
@@ -231,11 +239,12 @@ extension RingKey {
         }
     }
 
-    /// Opens one of the things remembered of a key which only decrypts, the next one each time: proof that it still does.
-    private func proveRemembered(at now: Moment) async throws(RemoteKMSError) {
+    /// Opens one of the things remembered of a key which only decrypts, the next one each time: proof that it still does; false
+    /// if there is nothing.
+    private func proveRemembered(at now: Moment) async throws(RemoteKMSError) -> Bool {
         let keyPart = state.withLock { $0.acceptance }.keyPart
         let ours = Array(remembered(of: keyPart).reversed())
-        guard !ours.isEmpty else { return }
+        guard !ours.isEmpty else { return false }
         let turn = state.withLock { state in
             defer { state.probes += 1 }
             return state.probes
@@ -249,6 +258,7 @@ extension RingKey {
             await keep(kek, as: digest)
         }
         await proved(at: now)
+        return true
     }
 
     /// The key decrypts: what it unwrapped is good for another while.

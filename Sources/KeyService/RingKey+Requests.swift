@@ -144,8 +144,8 @@ extension RingKey {
             if Task.isCancelled { throw KMSFailure(.cancelled, "key \(name): the caller gave up", key: name) }
             throw KMSFailure(
                 .deadlineExceeded,
-                "key \(name): the backend has not unwrapped it in the time of this call; it is still asked, for the next",
-                key: name)
+                "key \(name): the backend has not unwrapped it in the time of this call; what it was asked by then it may still "
+                    + "answer, for the next", key: name)
         }
     }
 }

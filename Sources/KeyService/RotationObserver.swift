@@ -91,7 +91,7 @@ struct RotationObserver {
                         "this host announced \(stranger) before, a key_id of no key that is configured",
                         remedy:
                             "put the former key back, or configure it as a further key; to give it up for good, "
-                            + "with all that was written under it, remove keyring.json from the state directory"
+                            + "with all that was written under it, remove keyring.json from the state directory and restart"
                     ))
             }
             // Another epoch is the operator's word, not the backend's: nothing is to settle.

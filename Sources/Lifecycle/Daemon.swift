@@ -208,7 +208,7 @@ public struct Daemon: Sendable {
         services.append(
             Serving(
                 clock: ContinuousClock(), acceptor: acceptor, server: server, grace: plan.drain,
-                state: state, manager: manager, logger: logger))
+                state: state, reloads: requests, manager: manager, logger: logger))
         var quiet = logger
         // The group's own steps are the daemon's, and told in its words.
         quiet.logLevel = max(logger.logLevel, .warning)

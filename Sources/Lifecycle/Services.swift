@@ -21,6 +21,7 @@ struct Serving: Service {
     let server: Server
     let grace: Duration
     let state: DaemonState
+    let reloads: ReloadRequests
     let manager: any ServiceManager
     let logger: Logger
 
@@ -28,6 +29,8 @@ struct Serving: Service {
         try await gracefulShutdown()
         manager.stopping()
         state.beginStopping()
+        // A call that waits for a reload is nothing to wait for.
+        reloads.close()
         // Whoever asks again means at once. Nothing is lost by it: the next start replaces the socket left behind.
         await SecondSignal.endsTheProcess()
         logger.info(

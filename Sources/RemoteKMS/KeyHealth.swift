@@ -148,8 +148,9 @@ public struct KeyHealth: Sendable {
         let isDenialConfirmed =
             finding.denial != nil && isDeniedSince.map { now - $0 >= Self.denialConfirmedAfter } == true
         let isForbidden =
+            // Not if it is Encrypt alone that is forbidden: what may be unwrapped anew is not worth wiping.
             limits.forgetsWhenForbidden && stopped?.code.isForbidding == true
-            && [finding.encryption, finding.proof].contains { $0?.code.isForbidding == true }
+            && finding.proof?.code.isForbidding == true
         mustForget =
             isDenialConfirmed || isForbidden
             || finding.proof != nil && now - lastProof >= limits.forgetAfter

@@ -84,6 +84,9 @@ struct ConfigCommand: ParsableCommand {
                             "#   (umask 077; jq -rj .\($0) \(Self.word(file)) > \(Self.word(secret.path)))"
                         } ?? "#   \(secret.path)")
                 }
+                print(
+                    "# and give them to that user: chown kmsward \(files.map { Self.word($0.path) }.joined(separator: " "))"
+                )
             }
             print(settings.yaml(), terminator: "")
         }

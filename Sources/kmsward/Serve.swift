@@ -128,6 +128,17 @@ struct Serve: AsyncParsableCommand {
         let isClean: Bool
         do throws(StartFailure) {
             isClean = try await daemon.run { socket, endpoint in
+                if settings.position(of: "socket.path") != nil, settings.socket.path != socket,
+                    !activated.isEmpty
+                {
+                    logger.warning(
+                        "systemd passed on a socket of another path than the configuration's, and that one is served",
+                        metadata: [
+                            Names.LogKey.path: "\(socket)",
+                            Names.LogKey.remedy:
+                                "API servers must dial it, or its unit's ListenStream= must say \(settings.socket.path)",
+                        ])
+                }
                 if dev {
                     print(Self.welcome(socket: socket, endpoint: endpoint))
                     fflush(nil)  // also where standard output is a file: whoever waits for it reads it now

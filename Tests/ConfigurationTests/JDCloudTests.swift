@@ -171,6 +171,33 @@ struct SeedFileTests {
         #expect(problems(text) == ["f:8:3: warning: \"Comment\" means nothing here and is passed over"])
     }
 
+    @Test("no slip of the keyboard brings the secret key into a message", arguments: [false, true])
+    func slips(isCompact: Bool) {
+        let secret = "TESTSKabcdefghijklmnop"
+        let text = isCompact ? Self.file.filter { !$0.isWhitespace } : Self.file
+        let reordered = text.replacing("\"AccessKey\": \"TESTAK0123456789\",", with: "")
+        for text in [text, reordered] {
+            let place = text.firstRange(of: secret)
+            for index in text.indices where place?.contains(index) != true {
+                for slip in ["", "\"", "}", ",", ":", "\n"] {
+                    let after = text.index(after: index)
+                    for rest in [text[index...], text[after...]] {
+                        let found = problems(text[..<index] + slip + rest)
+                        #expect(
+                            !found.contains { $0.contains(secret) }, "\(slip.debugDescription) at \(index)")
+                    }
+                }
+            }
+        }
+        for block in [
+            "credentials: \(secret)", "credentials: { source: files, secret_key_file: \(secret) }",
+            "credentials: { source: config, \(secret): x }", secret,
+        ] {
+            let found = problems("keys: [{ name: a, jdcloud: { key_id: k, endpoint: e, \(block) } }]")
+            #expect(!found.isEmpty && !found.contains { $0.contains(secret) }, "\(found)")
+        }
+    }
+
     @Test("null is as good as nothing where the plugin needs no value, and only there")
     func nulls() throws {
         let text = Self.file.replacing("\"https\"", with: "null").replacing("true", with: "null")

@@ -108,7 +108,7 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
             "3:3: error: cluster_context: expected text of 0 to 255 bytes, found a block of options"),
         Mistake(
             "a value for a block", key + "socket: /run/kms.sock\n",
-            "2:9: error: socket: expected NAME: VALUE lines, found \"/run/kms.sock\"; this block takes path, mode, "
+            "2:9: error: socket: expected NAME: VALUE lines, found a single value; this block takes path, mode, "
                 + "owner, group, max_connections, handshake_timeout"),
         Mistake(
             "a value for a list", key + "allow:\n  uids: 1000\n",
@@ -124,14 +124,14 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
         ),
         Mistake(
             "text for a key", "keys: [primary]\n",
-            "1:8: error: keys[0]: expected NAME: VALUE lines, found \"primary\"; this block takes name, suite, epoch, "
+            "1:8: error: keys[0]: expected NAME: VALUE lines, found a single value; this block takes name, suite, epoch, "
                 + "accept_identities, adopt_key_ids, ride_through, auth_grace, on_forbidden, write_format, accept_formats, local_kek, "
                 + "price_per_million_calls, local, "
                 + "jdcloud",
         ),
         Mistake(
             "text for the whole file", "hello\n",
-            "1:1: error: expected NAME: VALUE lines, found \"hello\"; the file takes socket, allow, api, "
+            "1:1: error: expected NAME: VALUE lines, found a single value; the file takes socket, allow, api, "
                 + "cluster_context, state_directory, keys, rotation, limits, cache, metrics, log, memory"),
     ]
 
@@ -345,7 +345,7 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
                 + "or put a value that contains \": \" in quotes"),
         Mistake(
             "a line without a colon", "log:\n  level info\n" + key,
-            "2:3: error: log: expected NAME: VALUE lines, found \"level info\"; this block takes level, format"
+            "2:3: error: log: expected NAME: VALUE lines, found a single value; this block takes level, format"
         ),
         Mistake(
             "a last line without a colon", key + "log\n",

@@ -123,6 +123,49 @@ struct CredentialTests {
         #expect(await keeper.renew(after: second.generation, refused, by: deadline) == false)
     }
 
+    @Test("a service that refuses whatever it is given does not have new ones fetched for each call")
+    func refusedAgain() async throws {
+        for name in ["a", "b", "c", "d", "e"] { source.next(name) }
+        let keeper = keeper()
+        var current = try await keeper.credentials(by: deadline)
+        #expect(await keeper.renew(after: current.generation, refused, by: deadline), "b")
+        for _ in 0..<40 {
+            current = try await keeper.credentials(by: deadline)
+            #expect(await keeper.renew(after: current.generation, refused, by: deadline) == false)
+        }
+        #expect(source.fetches == 2)
+        clock.advance(by: .seconds(10))
+        #expect(await keeper.renew(after: current.generation, refused, by: deadline), "c")
+        // Some that served are another matter.
+        current = try await keeper.credentials(by: deadline)
+        await keeper.accepted(current.generation, for: .encrypt)
+        #expect(await keeper.renew(after: current.generation, refused, by: deadline), "d")
+        #expect(source.fetches == 4)
+    }
+
+    @Test("after a refusal, a source that fails is the news")
+    func failsAfterRefusal() async throws {
+        for name in ["a", "b"] { source.next(name, lifetime: .seconds(3600)) }
+        source.nextFails()
+        let keeper = keeper()
+        let first = try await keeper.credentials(by: deadline)
+        await keeper.accepted(first.generation, for: .encrypt)
+        clock.advance(by: .seconds(3001))
+        var second = try await keeper.credentials(by: deadline)
+        while second.generation == first.generation {
+            second = try await keeper.credentials(by: deadline)
+            await Task.yield()
+        }
+        #expect(await keeper.renew(after: second.generation, refused, by: deadline))
+        #expect(await keeper.reservation?.summary.hasPrefix("new credentials are refused") == true)
+        // The former ones are at their end, too: others are asked for, and none come.
+        while await keeper.reservation?.summary.hasPrefix("new credentials are refused") == true {
+            _ = try await keeper.credentials(by: deadline)
+            await Task.yield()
+        }
+        #expect(await keeper.reservation?.summary == "no new credentials, and the former ones go on: down")
+    }
+
     @Test("new ones that are refused are given up for the former, as long as those serve, and that is said")
     func trial() async throws {
         for name in ["a", "b", "b", "c"] { source.next(name, lifetime: .seconds(3600)) }

@@ -81,6 +81,50 @@ struct LastingTroubleTests {
         #expect(try await plugin.decrypt(written).count == 32)
     }
 
+    @Test("with on_forbidden wipe, writes that are forbidden stay stopped, and what may be read is read")
+    func forbiddenToWrite() async throws {
+        let provider = FakeProvider()
+        var key = KeySettings(name: "primary", provider: provider, suite: .aes256GCM)
+        key.forgetsWhenForbidden = true
+        let plugin = Plugin(KeyRingSettings(keys: [key]))
+        await plugin.observe()
+        let written = try await plugin.encrypt(random(32))
+        for operation in [FakeProvider.Operation.wrap, .probe] { provider.fail(operation, .permissionDenied) }
+        await plugin.observe(after: .seconds(30))
+        await plugin.observe(after: .seconds(900))
+        for _ in 0..<6 {
+            await expectStopped(plugin, .permissionDenied)
+            #expect(try await plugin.decrypt(written).count == 32)
+            await plugin.observe(after: .seconds(30))
+        }
+    }
+
+    @Test(
+        "with on_forbidden wipe, a key that only decrypts and has nothing to be tried with is wiped by its look"
+    )
+    func forbiddenToRead() async throws {
+        let old = FakeProvider(identity: "old")
+        var former = KeySettings(
+            name: "former", provider: old, suite: .aes256GCM, writeFormat: .compatible)
+        let before = Plugin(KeyRingSettings(keys: [former]))
+        await before.observe()
+        let written = try await before.encrypt(random(32))
+        former.forgetsWhenForbidden = true
+        let writer = KeySettings(name: "primary", provider: FakeProvider(), suite: .aes256GCM)
+        let plugin = Plugin(KeyRingSettings(keys: [writer, former]))
+        await plugin.observe()
+        #expect(try await plugin.decrypt(written).count == 32)
+        await plugin.observe(after: .seconds(30))
+        for operation in FakeProvider.Operation.allCases { old.fail(operation, .unauthenticated) }
+        await plugin.observe(after: .seconds(30))
+        await plugin.observe(after: .seconds(840))
+        #expect(try await plugin.decrypt(written).count == 32, "from memory")
+        await plugin.observe(after: .seconds(60))
+        let refused = await failure { () throws(KMSFailure) in _ = try await plugin.decrypt(written) }
+        #expect(refused?.code == .unauthenticated)
+        #expect(try await plugin.status().healthz == "ok", "of the other key")
+    }
+
     @Test("while only the look fails, the unwrap is proven at every observation and writing goes on")
     func lookOnly() async throws {
         let provider = FakeProvider()

@@ -155,6 +155,16 @@ struct KeyHealthTests {
             let isForbidden = [.unauthenticated, .permissionDenied, .keyNotFound].contains(code)
             #expect(health.mustForget == (code == .keyDisabled || forgets && isForbidden))
             guard isForbidden else { continue }
+            var written = KeyHealth(
+                .init(
+                    rideThrough: .seconds(86_400), authGrace: .seconds(900), forgetsWhenForbidden: forgets))
+            written.activated(at: .seconds(100))
+            for now in [110, 1_010, 1_040] {
+                written.observed(.init(encryption: error(code)), at: .seconds(now))
+            }
+            #expect(
+                written.stopped?.code == code && !written.mustForget, "what still unwraps is not worth wiping"
+            )
             health.observed(.init(proof: error(.unavailable)), at: .seconds(1_020))
             #expect(!health.mustForget, "an outage is no refusal, though writing stays stopped")
             #expect(health.stopped?.code == code)

@@ -36,6 +36,8 @@ actor CredentialKeeper {
     private let source: any CredentialSource
     private let clock: any DeadlineClock
     private var current: Current?
+    /// When others were fetched last because the current ones were refused.
+    private var renewedAt: ContinuousClock.Instant?
     /// What served before, until the current ones are seen to.
     private var former: Current?
     /// New ones were refused, and the former ones go on.
@@ -49,6 +51,8 @@ actor CredentialKeeper {
     private static let fetchBudget = Duration.seconds(5)
     /// A failed fetch is not repeated sooner.
     private static let pause = Duration.seconds(2)
+    /// How soon credentials that the service took for nothing are fetched anew when they are refused.
+    private static let pauseAfterRefusal = Duration.seconds(10)
     /// Credentials that end sooner are as good as ended: a request has to arrive.
     private static let margin = Duration.seconds(10)
 
@@ -101,7 +105,16 @@ actor CredentialKeeper {
             former = nil
             return true
         }
-        if flight == nil { startFetch() }
+        if flight == nil {
+            // Fetched for that reason a moment ago, and nothing was taken that they signed: the next would fare no better.
+            if let renewedAt, current?.numbered.taken.isEmpty == true,
+                renewedAt.duration(to: clock.now) < Self.pauseAfterRefusal
+            {
+                return false
+            }
+            renewedAt = clock.now
+            startFetch()
+        }
         await fetchEnded(by: deadline)
         return current.map { $0.numbered.generation != generation } ?? false
     }
@@ -111,8 +124,8 @@ actor CredentialKeeper {
 
     /// What somebody should look at though there are credentials that serve.
     var reservation: RemoteKMSError? {
-        if let rejection { return rejection }
-        guard let failure, usable() != nil else { return nil }
+        // Of a refusal and a later failure to get any, the later one is how it is.
+        guard let failure, usable() != nil else { return rejection }
         return RemoteKMSError(
             failure.error.code, "no new credentials, and the former ones go on: \(failure.error.summary)",
             remedy: failure.error.remedy)

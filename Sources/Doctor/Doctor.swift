@@ -35,7 +35,8 @@ public struct Finding: Sendable, Equatable {
     /// What to do; empty where there is nothing to do.
     public let remedy: String
 
-    init(_ severity: Severity, _ subject: String, _ detail: String, remedy: String = "") {
+    /// A finding.
+    public init(_ severity: Severity, _ subject: String, _ detail: String, remedy: String = "") {
         self.severity = severity
         self.subject = subject
         self.detail = detail

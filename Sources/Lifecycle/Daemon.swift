@@ -119,7 +119,7 @@ public struct Daemon: Sendable {
         let handler = DaemonCalls(
             kms: KMSCallHandler(
                 service: service, decoder: RequestDecoder(on: engine, logger: logger), logger: logger),
-            reloads: configuration == nil ? nil : requests)
+            readiness: { readiness(state) }, reloads: configuration == nil ? nil : requests)
         let server = Server(
             engine: engine, methods: DaemonCalls.methods, handler: handler,
             limits: Server.Limits(callsInFlight: plan.callsInFlight))

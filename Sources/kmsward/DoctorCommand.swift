@@ -1,6 +1,8 @@
 internal import ArgumentParser
 internal import Doctor
 private import GRPCEngine
+private import Lifecycle
+private import Observability
 private import SocketAcceptance
 
 /// `kmsward doctor`: what kube-apiserver would see.
@@ -11,7 +13,8 @@ struct DoctorCommand: AsyncParsableCommand {
         discussion: """
             Works with any KMS plugin, not only this one. Calls Version, Status, Encrypt and Decrypt through both APIs, \
             checks the limits that the API server enforces, tries damaged input, and measures latencies. Changes nothing. \
-            In kmsward's log the damaged input is a notice or two.
+            In kmsward's log the damaged input is a notice or two. A kmsward is also asked how its keys are: one that still serves \
+            from memory looks sound to the API server until its time is over.
 
             Exit code 0: all is well, or only warnings; 1: the API server cannot work with this plugin.
             """)
@@ -34,13 +37,11 @@ struct DoctorCommand: AsyncParsableCommand {
         // libgrpc's own words would stand between the findings, which say it better.
         EngineLog.redirect { _ in }
         let engine = EngineThread(name: "doctor")
-        let worst = await Doctor(socket: socket, timeout: timeout).examine(on: engine) { finding in
-            let mark =
-                finding.severity == .ok ? "ok     " : finding.severity == .warning ? "warning" : "PROBLEM"
-            let subject = finding.subject + String(repeating: " ", count: max(0, 26 - finding.subject.count))
-            print("\(mark)  \(subject)  \(finding.detail)")
-            if !finding.remedy.isEmpty {
-                print("         \(String(repeating: " ", count: 26))  -> \(finding.remedy)")
+        var worst = await Doctor(socket: socket, timeout: timeout).examine(on: engine, report: Self.show)
+        if worst != .problem {
+            for finding in await troubles(on: engine) {
+                Self.show(finding)
+                worst = max(worst, finding.severity)
             }
         }
         engine.stop()
@@ -50,6 +51,34 @@ struct DoctorCommand: AsyncParsableCommand {
         case .problem:
             print("\nThe API server cannot work with this plugin as it is; see the problems above.")
             throw ExitCode.failure
+        }
+    }
+
+    /// What a kmsward says of its keys that the API server does not see yet; nothing of another plugin.
+    private func troubles(on engine: EngineThread) async -> [Finding] {
+        let client = Client(engine: engine, target: socket.target)
+        var readiness: Readiness?
+        do throws(CallFailure) {
+            readiness = Readiness(
+                try await client.unary(
+                    DaemonCalls.readinessPath, ReplyBytes(count: 0) { _ in },
+                    deadline: ContinuousClock.now + timeout))
+        } catch {
+            // Another plugin, or an older one.
+        }
+        await client.close()
+        return (readiness?.checks ?? []).compactMap { check in
+            (check.problem ?? check.note).map { Finding(.warning, check.name, $0) }
+        }
+    }
+
+    private static func show(_ finding: Finding) {
+        let mark =
+            finding.severity == .ok ? "ok     " : finding.severity == .warning ? "warning" : "PROBLEM"
+        let subject = finding.subject + String(repeating: " ", count: max(0, 26 - finding.subject.count))
+        print("\(mark)  \(subject)  \(finding.detail)")
+        if !finding.remedy.isEmpty {
+            print("         \(String(repeating: " ", count: 26))  -> \(finding.remedy)")
         }
     }
 }

@@ -4,12 +4,13 @@ JD Cloud against the strict fake; and C12, C16 and C18..C24 of the contract with
 import concurrent.futures
 import contextlib
 import os
+import re
 import shutil
 
 import grpc
 import pytest
 
-from daemon import KeyFile, eventually, free_port, settings
+from daemon import KeyFile, command, eventually, free_port, settings
 from jdcloud_client import ACCESS_KEY, KEY, SECRET_KEY
 from kms import refusal, v2
 from test_grpc_go import run
@@ -190,6 +191,17 @@ def test_trouble_beyond_its_time_stops_status_and_writes_and_nothing_that_is_kno
     ciphertexts = unseen("envelope", 2)
     one = on_jdcloud(key=IMPATIENT)
     check(one, fake, fault, "the key does not serve", (code, code, code, code, OK, code), ciphertexts)
+
+
+def test_the_doctor_tells_of_trouble_that_the_api_server_does_not_see_yet(on_jdcloud, fake):
+    one = on_jdcloud()
+    sound = command("doctor", "--socket", one.socket_path)
+    assert sound.returncode == 0 and "warning" not in sound.stdout, sound.stdout
+    with revoked(fake):
+        eventually(lambda: RIDING in one.log(), "it is told")
+        ill = command("doctor", "--socket", one.socket_path)
+    assert ill.returncode == 0
+    assert re.search(r"^warning +key primary +riding through: .*Invalid accessKey.*writes stop in", ill.stdout, re.M), ill.stdout
 
 
 def test_on_forbidden_wipe_ends_reading_with_the_permission_and_enabling_it_again_heals(on_jdcloud, unseen, fake):

@@ -272,10 +272,16 @@ struct ReloadingTests {
         var report = ReloadReport(
             .refused, changes: "", waiting: ["socket.path"], reasons: (1...60).map { "f:\($0):1: error: no" },
             warnings: ["f: warning: \"\u{fc}ber\""])
-        let bytes = try report.encoded()
+        let bytes = try encoded(report.shortened)
         let read = ReloadReport(bytes.withBytes { MessageBytes(copying: $0) })
         report.reasons = report.reasons.prefix(50) + ["and 10 more: see the log"]
         #expect(read == report)
+        let readiness = Readiness([
+            .init("daemon"), .init("key a", problem: "gone"), .init("key b", note: "late"),
+        ])
+        let answer = try encoded(readiness)
+        let same = Readiness(answer.withBytes { MessageBytes(copying: $0) })
+        #expect(same == readiness)
         let foreign = Array("no report".utf8)
         let isTaken = ReloadReport(MessageBytes(copying: unsafe foreign.span.bytes)) != nil
         #expect(!isTaken)

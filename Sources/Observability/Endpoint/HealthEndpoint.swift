@@ -2,9 +2,9 @@ private import Synchronization
 private import Threads
 
 /// What a probe learns: every check, and whether one of them failed.
-public struct Readiness: Sendable, Equatable {
+public struct Readiness: Sendable, Equatable, Codable {
     /// One thing that was looked at.
-    public struct Check: Sendable, Equatable {
+    public struct Check: Sendable, Equatable, Codable {
         /// What was looked at, as in `key primary`.
         public let name: String
         /// What is wrong with it, one line; nil if nothing is.

@@ -131,7 +131,8 @@ struct Serve: AsyncParsableCommand {
                 if settings.position(of: "socket.path") != nil, settings.socket.path != socket,
                     !activated.isEmpty
                 {
-                    logger.warning(
+                    logger.event(
+                        .configurationRemark,
                         "systemd passed on a socket of another path than the configuration's, and that one is served",
                         metadata: [
                             Names.LogKey.path: "\(socket)",

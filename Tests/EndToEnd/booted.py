@@ -42,7 +42,7 @@ while :; do
     [ $code = 133 ] || break
     target=multi-user.target
 done
-for _ in 1 2 3 4 5 6 7 8 9; do
+for _ in $(seq 50); do
     find "$cgroup" -depth -type d -delete 2>/dev/null || :
     [ -d "$cgroup" ] || break
     sleep 0.1

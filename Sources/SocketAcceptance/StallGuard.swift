@@ -16,11 +16,11 @@ struct StallGuard {
     /// Not time on the clock: an engine that is kept waiting by a busy machine or a long sleep spends none, and is no
     /// reason to blame a peer. A client that gives up call after call keeps a slow machine's engine busy for some ten
     /// milliseconds, too; what it waits for is bounded, so it costs no memory.
-    static let patience = Duration.milliseconds(300)
+    static let patience = Duration.milliseconds(100)
     /// The same while the process grows, as it does by streams without end: soon there is much to let go of.
     static let patienceWhileGrowing = Duration.milliseconds(30)
     /// Bytes by which the process grows meanwhile to count as growing.
-    static let harmfulStep = 16 << 20
+    static let harmfulStep = 6 << 20
     /// The same after a cut: the engine lets go of what it held for that peer, and nobody else is to blame for it.
     static let patienceAfterCut = Duration.milliseconds(300)
     /// A connection with fewer unread bytes is not what keeps the engine busy.

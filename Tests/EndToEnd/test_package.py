@@ -120,7 +120,7 @@ def test_a_fresh_installation_says_what_to_do_next_and_then_does_it(machine, pac
     for unit in ("kmsward.socket", "kmsward-metrics.socket", "kmsward.service"):
         assert machine.run("systemctl", "is-enabled", unit).stdout.strip() == "enabled"
     assert machine.run("stat", "-c", "%a %U %G", "/etc/kmsward", "/etc/kmsward/kmsward.yaml").stdout.split("\n")[:2] == [
-        "750 root kmsward", "640 root kmsward",
+        "2750 root kmsward", "640 root kmsward",
     ]  # fmt: skip
     # As it says, with the configuration as it came.
     machine.run("kmsward", "key", "init", "--file", "/etc/kmsward/local.keys")
@@ -199,9 +199,33 @@ def test_an_upgrade_does_with_each_instance_what_is_safe_for_it(machine, package
     assert machine.property(units[1], "MainPID") == broken
     round_trip(machine, "/run/kmsward/broken/kms.sock")
     assert calls.result()["failed"] == 0
-    machine.run("dpkg", "--purge", "kmsward")
+    # As docs/systemd.md has it.
+    machine.shell(
+        """
+        sed s/9464/9465/ /usr/share/kmsward/kmsward-metrics@.socket > /etc/systemd/system/kmsward-metrics@well.socket
+        systemctl daemon-reload && systemctl enable kmsward-metrics@well.socket
+        mkdir /etc/systemd/system/kmsward-metrics.socket.d
+        echo '[Socket]' > /etc/systemd/system/kmsward-metrics.socket.d/mine.conf
+        """
+    )
+    said = machine.run("dpkg", "--purge", "kmsward").stderr
     assert [machine.state(unit) for unit in units] == ["inactive", "inactive"]
-    assert machine.shell("ls /etc/systemd/system/*/kmsward* 2>/dev/null || :").stdout == ""
+    assert machine.shell("ls -d /etc/systemd/system/kmsward* /etc/systemd/system/*.wants/kmsward* 2>/dev/null || :").stdout == (
+        "/etc/systemd/system/kmsward-metrics.socket.d\n"
+    )
+    assert "left as it is: /etc/systemd/system/kmsward-metrics.socket.d" in said, "what nobody but the administrator made"
+
+
+def test_an_upgrade_minds_no_configuration_that_its_owner_removed(machine, packages):
+    set_up(machine, packages[0])
+    # Only an instance, made by a careful root.
+    machine.shell("umask 027; cp /etc/kmsward/kmsward.yaml /etc/kmsward/one.yaml; chmod 00750 /etc/kmsward")
+    machine.run("systemctl", "disable", "--now", "kmsward.service", "kmsward.socket")
+    machine.run("rm", "/etc/kmsward/kmsward.yaml")
+    machine.run("systemctl", "enable", "--now", "kmsward@one.service")
+    install(machine, packages[1])
+    round_trip(machine, "/run/kmsward/one/kms.sock")
+    assert machine.run("stat", "-c", "%a", "/etc/kmsward").stdout == "750\n", "as its owner has made it"
 
 
 def test_an_upgrade_leaves_a_daemon_alone_whose_configuration_is_broken(machine, packages):

@@ -187,9 +187,9 @@ struct StallGuardTests {
             Scenario(
                 testDescription: "work without an answer for long, then a cut, and the next one much later",
                 ticks: [
-                    (7, 0, true), (7, 299, true), (7, 300, true), (7, 350, true), (7, 599, true),
-                    (7, 600, true),
-                    (7, 899, true), (7, 900, true), (8, 950, false), (8, 1000, true), (8, 1300, true),
+                    (7, 0, true), (7, 99, true), (7, 100, true), (7, 150, true), (7, 399, true),
+                    (7, 400, true), (7, 699, true), (7, 700, true), (8, 750, false), (8, 800, true),
+                    (8, 900, true),
                 ],
                 actions: [
                     .postProbe, .none, .cutWorst, .none, .none, .cutWorst, .none, .cutWorst, .none,
@@ -200,16 +200,16 @@ struct StallGuardTests {
                 ticks: [
                     (7, 0, true), (7, 29, true), (7, 30, true), (7, 80, true), (7, 329, true), (7, 330, true),
                 ],
-                grown: [0, 16, 16, 16, 16, 16],
+                grown: [0, 6, 6, 6, 6, 6],
                 actions: [.postProbe, .none, .cutWorst, .none, .none, .cutWorst]),
             Scenario(
                 testDescription: "one that has grown before, or by little, waits like any other",
-                ticks: [(7, 0, true), (7, 30, true), (8, 40, true), (8, 80, true)], grown: [90, 105, 90, 90],
+                ticks: [(7, 0, true), (7, 30, true), (8, 40, true), (8, 80, true)], grown: [90, 95, 90, 90],
                 actions: [.postProbe, .none, .postProbe, .none]),
             Scenario(
                 testDescription: "an answer in between starts the count anew",
                 ticks: [(0, 0, true), (0, 20, true), (1, 40, true), (1, 60, true), (1, 70, true)],
-                grown: [0, 16, 16, 32, 32],
+                grown: [0, 6, 6, 12, 12],
                 actions: [.postProbe, .none, .postProbe, .none, .cutWorst]),
             Scenario(
                 testDescription: "an engine that is not let work is not stalled, however long it takes",

@@ -566,7 +566,7 @@ struct SocketAcceptorTests {
         if isGrowing {
             harness.size.grow(by: StallGuard.harmfulStep)
         } else {
-            for _ in 0..<5 { await harness.advance(by: .milliseconds(50)) }
+            await harness.advance(by: .milliseconds(50))
         }
         #expect(flood.isOpen)
         await harness.advance(by: .milliseconds(50))
@@ -675,14 +675,14 @@ struct SocketAcceptorTests {
         let client = try Client(directory("kms.sock"))
         client.sendPreface()
         let connection = try await harness.nextConnection()
-        for _ in 0..<5 { await harness.advance(by: .milliseconds(50)) }
+        await harness.advance(by: .milliseconds(50))
         #expect(harness.engine.postedProbes == 0)
         client.send(Array(repeating: 0, count: 40_000))
         await harness.advance(by: .milliseconds(50))
         #expect(harness.engine.postedProbes == 1)
         connection.end()
         #expect(await harness.recorder.sees(.connections(0)))
-        for _ in 0..<5 { await harness.advance(by: .milliseconds(50)) }
+        await harness.advance(by: .milliseconds(50))
         #expect(harness.engine.postedProbes == 1)
         await harness.acceptor.close()
     }

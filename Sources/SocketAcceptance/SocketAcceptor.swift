@@ -563,8 +563,7 @@ public actor SocketAcceptor {
         let unread = served.filter { !$0.value.isCut }.mapValues { Int(ksw_unread_bytes($0.copy)) }
             .filter { $0.value > StallGuard.suspiciousBytes }
         let action = guardian.tick(
-            answered: engine.answeredProbes, busy: engine.busyTime, isSuspicious: !unread.isEmpty,
-            size: resident)
+            answered: engine.answeredProbes, busy: engine.busyTime, isSuspicious: !unread.isEmpty)
         switch action {
         case .none: break
         case .postProbe: engine.postProbe()

@@ -14,13 +14,8 @@ struct StallGuard {
     /// Processor time that the engine's thread may spend without an answer.
     ///
     /// Not time on the clock: an engine that is kept waiting by a busy machine or a long sleep spends none, and is no
-    /// reason to blame a peer. A client that gives up call after call keeps a slow machine's engine busy for some ten
-    /// milliseconds, too; what it waits for is bounded, so it costs no memory.
-    static let patience = Duration.milliseconds(100)
-    /// The same while the process grows, as it does by streams without end: soon there is much to let go of.
-    static let patienceWhileGrowing = Duration.milliseconds(30)
-    /// Bytes by which the process grows meanwhile to count as growing.
-    static let harmfulStep = 6 << 20
+    /// reason to blame a peer.
+    static let patience = Duration.milliseconds(30)
     /// The same after a cut: the engine lets go of what it held for that peer, and nobody else is to blame for it.
     static let patienceAfterCut = Duration.milliseconds(300)
     /// A connection with fewer unread bytes is not what keeps the engine busy.
@@ -38,7 +33,7 @@ struct StallGuard {
     static let harmfulGrowth = 64 << 20
 
     private let interval: Duration
-    private var posted: (answered: UInt64, busy: Duration, size: Int)?
+    private var posted: (answered: UInt64, busy: Duration)?
     private(set) var isStalled = false
     private var backlogs: [Admission.ID: Int] = [:]
 
@@ -60,24 +55,15 @@ struct StallGuard {
         return backlogs.filter { $0.value >= Self.backlogPatience }.map(\.key).sorted()
     }
 
-    /// One tick; `answered` and `busy` are the engine's by now, `isSuspicious` says whether any connection looks guilty, `size`
-    /// is asked for the size of the process in bytes where it matters.
-    mutating func tick(answered: UInt64, busy: Duration, isSuspicious: Bool, size: () -> Int) -> Action {
+    /// One tick; `answered` and `busy` are the engine's by now, `isSuspicious` says whether any connection looks guilty.
+    mutating func tick(answered: UInt64, busy: Duration, isSuspicious: Bool) -> Action {
         guard let last = posted, last.answered == answered else {
-            posted = isSuspicious ? (answered, busy, size()) : nil
+            posted = isSuspicious ? (answered, busy) : nil
             isStalled = false
             return isSuspicious ? .postProbe : .none
         }
-        let spent = busy - last.busy
-        let isLate =
-            if isStalled {
-                spent >= Self.patienceAfterCut
-            } else {
-                spent >= Self.patience
-                    || spent >= Self.patienceWhileGrowing && size() - last.size >= Self.harmfulStep
-            }
-        guard isLate else { return .none }
-        posted = (answered, busy, last.size)
+        guard busy - last.busy >= (isStalled ? Self.patienceAfterCut : Self.patience) else { return .none }
+        posted = (answered, busy)
         isStalled = true
         return .cutWorst
     }

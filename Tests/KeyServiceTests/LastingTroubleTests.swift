@@ -57,15 +57,21 @@ struct LastingTroubleTests {
         #expect(plugin.key.state == .active && plugin.key.writesStopIn == nil)
     }
 
+    /// A plugin that was observed once, with `on_forbidden: wipe`.
+    private func wiping(_ provider: FakeProvider) async -> Plugin {
+        var key = KeySettings(name: "primary", provider: provider, suite: .aes256GCM)
+        key.forgetsWhenForbidden = true
+        let plugin = Plugin(KeyRingSettings(keys: [key]))
+        await plugin.observe()
+        return plugin
+    }
+
     @Test(
         "with on_forbidden wipe, a refusal beyond its time ends reading too, and a proof heals it under the same key_id"
     )
     func forbidden() async throws {
         let provider = FakeProvider()
-        var key = KeySettings(name: "primary", provider: provider, suite: .aes256GCM)
-        key.forgetsWhenForbidden = true
-        let plugin = Plugin(KeyRingSettings(keys: [key]))
-        await plugin.observe()
+        let plugin = await wiping(provider)
         let written = try await plugin.encrypt(random(32))
         for operation in FakeProvider.Operation.allCases { provider.fail(operation, .permissionDenied) }
         await plugin.observe()
@@ -84,10 +90,7 @@ struct LastingTroubleTests {
     @Test("with on_forbidden wipe, writes that are forbidden stay stopped, and what may be read is read")
     func forbiddenToWrite() async throws {
         let provider = FakeProvider()
-        var key = KeySettings(name: "primary", provider: provider, suite: .aes256GCM)
-        key.forgetsWhenForbidden = true
-        let plugin = Plugin(KeyRingSettings(keys: [key]))
-        await plugin.observe()
+        let plugin = await wiping(provider)
         let written = try await plugin.encrypt(random(32))
         for operation in [FakeProvider.Operation.wrap, .probe] { provider.fail(operation, .permissionDenied) }
         await plugin.observe(after: .seconds(30))

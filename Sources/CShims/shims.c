@@ -239,7 +239,11 @@ void ksw_name_this_thread(const char *name) {
     pthread_setname_np(pthread_self(), cut);
 }
 
-void ksw_use_one_malloc_arena(void) { mallopt(M_ARENA_MAX, 1); }
+
+// Memory that a burst freed in another arena than the first is never given back whole: malloc_trim leaves the top of the
+// others alone. As a constructor, because the concurrency runtime has threads, and so arenas, before main says a word.
+__attribute__((constructor)) static void use_one_malloc_arena(void) { mallopt(M_ARENA_MAX, 1); }
+
 int ksw_thread_clock(void) {
     clockid_t clock;
     return pthread_getcpuclockid(pthread_self(), &clock) == 0 ? (int)clock : -1;

@@ -1,5 +1,4 @@
 internal import ArgumentParser
-private import CShims
 private import Configuration
 private import CoreMetrics
 private import EnvelopeCrypto
@@ -73,8 +72,6 @@ struct Serve: AsyncParsableCommand {
 
     func run() async throws {
         try checkOptions()
-        // Before any thread: one malloc arena keeps memory after a burst from being spread over several.
-        ksw_use_one_malloc_arena()
         _ = signal(SIGPIPE, SIG_IGN)
         // It means to read the configuration anew; one that comes before there is somebody to do it must not end a control
         // plane's plugin. A developer's terminal may: there it means that nobody looks any more.

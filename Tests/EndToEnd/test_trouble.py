@@ -13,6 +13,7 @@ import pytest
 from daemon import KeyFile, command, eventually, free_port, settings
 from jdcloud_client import ACCESS_KEY, KEY, SECRET_KEY
 from kms import refusal, v2
+from machine import judged_undisturbed
 from test_grpc_go import run
 from test_leaks import THREADS
 
@@ -373,10 +374,17 @@ def test_c23_a_caller_that_leaves_ends_the_call_of_the_service(on_jdcloud, fake,
         assert fake.calls("encrypt", "abandoned") >= 1
 
 
+@judged_undisturbed
 def test_c23_ten_thousand_callers_that_leave_a_slow_service_leave_nothing_behind(goclient, on_jdcloud, fake):
     """No connection, task or descriptor: here, and at the service."""
     one = on_jdcloud(changes=SELDOM, key={"write_format": "compatible"})
+    try:
+        leavers_leave_nothing_behind(goclient, one, fake)
+    finally:
+        one.discard()
 
+
+def leavers_leave_nothing_behind(goclient, one, fake):
     def connections():
         return fake.counters()["listeners"]["https"]["open"]
 

@@ -105,8 +105,6 @@ int64_t ksw_thread_time(int clock);
 int64_t ksw_monotonic_time(void);
 /// Processors that this process may run on, from sched_getaffinity; at least 1.
 int ksw_usable_processors(void);
-/// mallopt(M_ARENA_MAX, 1): one arena, so that memory freed after a burst can be given back.
-void ksw_use_one_malloc_arena(void);
 /// malloc_trim(0).
 int ksw_trim_heap(void);
 /// Resident memory in bytes, from /proc/self/statm; 0 where that cannot be read.

@@ -24,9 +24,18 @@ def _script(path):
 adapt = _script(FOLDER / "adapt")
 
 
+def _groups():
+    return yaml.safe_load(RULES.read_text())["groups"]
+
+
+def groups():
+    """The names of the groups, in the order of the file: what records before what reads it."""
+    return [group["name"] for group in _groups()]
+
+
 def rules():
     """Every rule, in the order of the file."""
-    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    return [rule for group in _groups() for rule in group["rules"]]
 
 
 def alerts():

@@ -13,6 +13,7 @@ import tarfile
 import urllib.request
 
 import pytest
+import yaml
 
 import contract
 from daemon import BINARY, PATIENCE, Daemon, KeyFile, command, eventually, free_port, short_directory
@@ -73,11 +74,8 @@ def image(archives):
 
 @pytest.fixture(scope="module")
 def manifest():
-    """The sample of a static pod, read by Debian's Python, which has a YAML parser."""
-    program = "import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)"
-    with open(REPOSITORY / "ops" / "manifests" / "kmsward-pod.yaml", encoding="utf-8") as file:
-        done = subprocess.run(["/usr/bin/python3", "-c", program], stdin=file, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)["spec"]
+    """The sample of a static pod."""
+    return yaml.safe_load((REPOSITORY / "ops" / "manifests" / "kmsward-pod.yaml").read_text())["spec"]
 
 
 class Pod(Daemon):

@@ -286,12 +286,14 @@ def test_whatever_becomes_of_the_daemon_the_socket_stays_for_all_who_know_it(mac
     assert machine.state("kmsward.service") == "active"
 
 
-def test_restarts_cost_no_call_and_crashes_only_those_in_flight(goclient):
-    """The drill itself, in short. It fails if a restart costs a call, or a crash more than were in flight."""
-    command = ["--restarts", "8", "--kills", "2", "--seconds", "0", "--timeout", "10s", "--client", goclient]
+# They take a minute, and several on a machine that does much else.
+@pytest.mark.timeout(900)
+def test_a_hundred_restarts_cost_no_call_and_crashes_only_those_in_flight(goclient):
+    """The drill itself, without the journal. It fails if a restart costs a call, or a crash more than were in flight."""
+    command = ["--restarts", "100", "--kills", "5", "--seconds", "0", "--timeout", "10s", "--client", goclient]
     done = subprocess.run(
         [sys.executable, REPOSITORY / "ops" / "drill" / "restarts", *command],
-        capture_output=True, text=True, timeout=150, check=False,
+        capture_output=True, text=True, timeout=840, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -16,6 +16,7 @@ import pytest
 import daemon as daemons
 import gobuild
 import jdcloud_client
+import packaged
 from kms import REPOSITORY
 
 
@@ -116,3 +117,13 @@ def goclient(tmp_path_factory):
     missing = gobuild.missing()
     assert missing is None, f"{missing}: ops/dev/install-packages test"
     return gobuild.build(REPOSITORY / "Tests" / "EndToEnd" / "goclient", tmp_path_factory.mktemp("go"), "goclient")
+
+
+@pytest.fixture(scope="session")
+def package():
+    """The Debian package, built once."""
+    path = daemons.short_directory()
+    try:
+        yield packaged.build(path)
+    finally:
+        shutil.rmtree(path)

@@ -4,15 +4,13 @@ in our words, fields have the names and forms that are documented, and what goes
 import json
 import os
 import re
-import shutil
 
 import pytest
 
-import booted
+import packaged
 from booted import SOCKET
-from daemon import command, eventually, short_directory
+from daemon import command, eventually
 from kms import REPOSITORY
-from test_package import build
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="a systemd can be booted by root only")]
 
@@ -20,26 +18,13 @@ KEY = "/etc/kmsward/local.keys"
 YAML = f"keys: [{{name: primary, local: {{file: {KEY}}}}}]\nrotation: {{observe_every: 1s, settle: 0s}}\n"
 
 
-@pytest.fixture(scope="module")
-def package():
-    out = short_directory()
-    yield build(out)
-    shutil.rmtree(out)
-
-
 @pytest.fixture
 def machine(goclient, package):
-    one = booted.Machine(
-        f"--bind-ro={os.path.dirname(goclient)}:/mnt", f"--bind-ro={package.parent}:/srv", binary=None
-    )
-    one.run("rm", "-f", "/usr/sbin/policy-rc.d")
-    try:
-        one.run("dpkg", "--install", f"/srv/{package.name}", timeout=60)
+    with packaged.machine(package, goclient) as one:
+        packaged.install(one, package)
         one.configure_local_key()
         one.write("/etc/kmsward/kmsward.yaml", YAML)
         yield one
-    finally:
-        one.stop()
 
 
 def codes():

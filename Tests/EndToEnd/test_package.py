@@ -1,7 +1,6 @@
 """The Debian package on a real systemd: installed, upgraded under load, taken back, removed and purged."""
 
 import os
-import pathlib
 import re
 import shutil
 import subprocess
@@ -9,20 +8,13 @@ import subprocess
 import pytest
 
 import booted
-from booted import SOCKET, Load
-from daemon import BINARY, eventually, short_directory
+import packaged
+from booted import SOCKET, UNITS, Load
+from daemon import eventually
 from kms import REPOSITORY
+from packaged import install
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="a systemd can be booted by root only")]
-
-
-def build(out):
-    """Makes the package anew in a directory: its path."""
-    done = subprocess.run(
-        [REPOSITORY / "ops" / "packaging" / "deb", out, BINARY, "1"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return pathlib.Path(done.stdout.strip())
 
 
 def changed(package, version, change=lambda tree: None):
@@ -40,12 +32,9 @@ def changed(package, version, change=lambda tree: None):
 
 
 @pytest.fixture(scope="module")
-def packages():
+def packages(package):
     """The paths of two packages of the same binary, the older first."""
-    out = short_directory()
-    package = build(out)
-    yield package, changed(package, "9.0-1")
-    shutil.rmtree(out)
+    return package, changed(package, "9.0-1")
 
 
 def with_a_network(tree):
@@ -69,22 +58,9 @@ def with_a_network(tree):
 
 
 @pytest.fixture
-def machine(goclient, packages):
-    # Not the binary: that is what the package brings.
-    one = booted.Machine(
-        f"--bind-ro={os.path.dirname(goclient)}:/mnt", f"--bind-ro={os.path.dirname(packages[0])}:/srv", binary=None
-    )
-    # A container's policy against starting daemons, which a host does not have.
-    one.run("rm", "-f", "/usr/sbin/policy-rc.d")
-    try:
+def machine(goclient, package):
+    with packaged.machine(package, goclient) as one:
         yield one
-    finally:
-        one.stop()
-
-
-def install(machine, package, check=True):
-    path = f"/srv/{os.path.basename(package)}"
-    return machine.run("dpkg", "--install", "--force-confold", path, check=check, timeout=60)
 
 
 def set_up(machine, package):
@@ -98,18 +74,89 @@ def round_trip(machine, path=SOCKET):
     assert done.returncode == 0, done.stdout + machine.journal("-u", "kmsward")
 
 
-def test_lintian_finds_no_error(packages):
-    command = ["lintian", "--allow-root", "--fail-on", "error", packages[0]]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_lintian_finds_no_error(package, folder):
+    command = ["lintian", "--allow-root", "--fail-on", "error", package]
+    # It leaves files behind there.
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout
 
 
-def test_the_same_commit_gives_the_same_package(packages):
-    again = short_directory()
-    try:
-        assert build(again).read_bytes() == packages[0].read_bytes()
-    finally:
-        shutil.rmtree(again)
+def test_the_same_commit_gives_the_same_package(package, folder):
+    assert packaged.build(folder).read_bytes() == package.read_bytes()
+
+
+# Documentation
+
+
+@pytest.fixture(scope="module")
+def tree(package, tmp_path_factory):
+    """The files of the package."""
+    path = tmp_path_factory.mktemp("tree")
+    subprocess.run(["dpkg-deb", "--extract", package, path], check=True)
+    return path
+
+
+def anchors(page):
+    """What a link to a heading of the page may name, as GitHub makes it."""
+    titles = re.findall(r"(?m)^#+ (.+)$", page.read_text())
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_link_of_an_installed_page_leads_somewhere(tree):
+    root = tree / "usr" / "share" / "doc" / "kmsward"
+    pages = sorted(root.rglob("*.md"))
+    met = set()
+    for page in pages:
+        for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+            kept = re.fullmatch(r"https://github\.com/kmsward/kmsward/blob/main/([^#]+)(?:#.*)?", link)
+            if kept:
+                assert (REPOSITORY / kept[1]).exists(), f"{page.name}: {link}"
+                assert not (root / kept[1]).exists(), f"{page.name}: {link} is installed"
+                continue
+            if "://" in link:
+                continue
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            assert target.exists() and target.is_relative_to(root), f"{page.name}: {link}"
+            assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+            met.add(target)
+    for name in ("docs/systemd.md", "docs/configuration.md", "runbooks/README.md", "examples/manifests"):
+        assert root / name in met, f"nobody leads to {name}"
+    assert not [page for page in pages if page not in met and page.parent.name == "runbooks"]
+    assert not list(root.rglob("*.md.gz")), "a link does not lead to a packed page"
+
+
+def manual(tree):
+    """The manual page as it is read."""
+    page = tree / "usr" / "share" / "man" / "man8" / "kmsward.8.gz"
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "MANWIDTH": "120", "MAN_KEEP_FORMATTING": ""}
+    done = subprocess.run(["man", "--warnings", "--local-file", page], capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_the_manual_names_every_file_by_a_path_that_exists(tree):
+    files = manual(tree).partition("\nFILES\n")[2].partition("\nSEE ALSO\n")[0]
+    named = {path.rstrip(".,") for path in re.findall(r"/\S+", files)}
+    for path in named:
+        # What is made by an administrator or by the daemon is in no package.
+        if path.startswith("/usr/"):
+            assert (tree / path.lstrip("/")).exists(), path
+    own = [tree / "usr" / "share" / "kmsward", tree / "etc"]
+    packed = {f"/{file.relative_to(tree)}" for folder in own for file in folder.rglob("*") if file.is_file()}
+    assert packed and packed <= named, packed - named
+    unit = (UNITS / "kmsward.service").read_text()
+    credentials = re.findall(r"(?m)^LoadCredential=(.*)$", unit)
+    assert credentials and all(re.search(rf"\b{name}\b", files) for name in credentials)
+    (key_file,) = re.findall(r"(?m)^ +file: (\S+)", (tree / "etc" / "kmsward" / "kmsward.yaml").read_text())
+    assert {
+        key_file, SOCKET, "/var/lib/kmsward/keyring.json", "/etc/credstore/CREDENTIAL", "/etc/credstore.encrypted/CREDENTIAL",
+        "/run/credentials/kmsward.service/CREDENTIAL", "/usr/share/doc/kmsward/docs", "/usr/share/doc/kmsward/runbooks",
+    } <= named  # fmt: skip
+
+
+# Installation
 
 
 def test_a_fresh_installation_says_what_to_do_next_and_then_does_it(machine, packages):

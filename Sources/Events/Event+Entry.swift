@@ -114,7 +114,7 @@ extension Event {
                     "kube-apiserver starts and is told the cause, but cannot read or write Secrets until the"
                     + " key serves.",
                 steps: [
-                    "curl -sS http://127.0.0.1:9464/readyz",
+                    "curl -sS -m 5 http://127.0.0.1:9464/readyz",
                     "Follow the entry that names the key's trouble.",
                 ],
                 runbook: "KmswardNotReady")
@@ -321,7 +321,7 @@ extension Event {
                     "Connections that are open are served; new ones wait.",
                 steps: [
                     "systemctl show -p LimitNOFILE kmsward",
-                    "curl -sS http://127.0.0.1:9464/metrics | grep process_open_fds",
+                    "curl -sS -m 5 http://127.0.0.1:9464/metrics | grep process_open_fds",
                 ],
                 runbook: "KmswardAcceptingPaused")
         case .socketLost:
@@ -399,7 +399,7 @@ extension Event {
                 meaning:
                     "What is in memory is served. What is not cannot be read until the service is back.",
                 steps: [
-                    "curl -sS http://127.0.0.1:9464/readyz",
+                    "curl -sS -m 5 http://127.0.0.1:9464/readyz",
                     "See whether the service is up, and the way to it.",
                 ],
                 runbook: "KW-KEY-UNAVAILABLE")
@@ -413,7 +413,7 @@ extension Event {
                 meaning:
                     "The API server tries again; what the service unwraps later is in memory then.",
                 steps: [
-                    "curl -sS http://127.0.0.1:9464/readyz",
+                    "curl -sS -m 5 http://127.0.0.1:9464/readyz",
                     "kmsward doctor --socket /run/kmsward/kms.sock shows the latencies.",
                 ],
                 runbook: "KmswardCallsSlow")
@@ -452,7 +452,7 @@ extension Event {
                 meaning:
                     "What the entry names cannot be read or written.",
                 steps: [
-                    "curl -sS http://127.0.0.1:9464/readyz",
+                    "curl -sS -m 5 http://127.0.0.1:9464/readyz",
                     "Follow the entry of the key's trouble: it comes with every such failure.",
                 ],
                 runbook: "KW-CALL-KEY-UNUSABLE")
@@ -465,7 +465,7 @@ extension Event {
                 meaning:
                     "Those calls fail and are tried again by the API server.",
                 steps: [
-                    "curl -sS http://127.0.0.1:9464/metrics | grep -E 'in_flight|waiting'"
+                    "curl -sS -m 5 http://127.0.0.1:9464/metrics | grep -E 'in_flight|waiting'"
                 ],
                 runbook: "KW-CALL-REFUSED-BUSY")
         case .callDefect:
@@ -490,7 +490,7 @@ extension Event {
                 meaning:
                     Self.untilWritesStop,
                 steps: [
-                    "curl -sS http://127.0.0.1:9464/readyz",
+                    "curl -sS -m 5 http://127.0.0.1:9464/readyz",
                     "See whether the service is up and how long it takes from this host.",
                     "Do not restart kmsward: it has in memory what a new one could not get.",
                 ],
@@ -504,7 +504,7 @@ extension Event {
                 meaning:
                     Self.untilWritesStop,
                 steps: [
-                    "curl -sS http://127.0.0.1:9464/readyz",
+                    "curl -sS -m 5 http://127.0.0.1:9464/readyz",
                     "Mend the way to the service, or wait for it.",
                     "Do not restart kmsward: it has in memory what a new one could not get.",
                 ],
@@ -602,7 +602,7 @@ extension Event {
                 meaning:
                     Self.untilWritesStop,
                 steps: [
-                    "curl -sS http://127.0.0.1:9464/readyz",
+                    "curl -sS -m 5 http://127.0.0.1:9464/readyz",
                     "Ask the endpoint by hand and see who answers.",
                 ],
                 runbook: "KW-KEY-UNAVAILABLE")

@@ -252,6 +252,8 @@ def failing_to_start(machine):
     machine.write(f"{folder}/fails.conf", "[Service]\nExecStartPre=/bin/false\n")
     machine.run("systemctl", "daemon-reload")
     fails_again_and_again(machine)
+    probe = machine.run("curl", "-sS", "-m", "1", "http://127.0.0.1:9464/livez", check=False)
+    assert probe.returncode == 28, "a check of health waits too, and needs a timeout (docs/systemd.md)"
     yield
     machine.run("rm", "-r", folder)
     machine.run("systemctl", "daemon-reload")

@@ -116,6 +116,14 @@ def test_every_kmsward_command_of_a_page_exists():
     assert met > 20
 
 
+def test_every_curl_has_a_timeout():
+    """systemd holds the port of a daemon that is down: without one, the command hangs at the very moment it is for."""
+    lines = [*commands("sh", "sh fix", "sh cluster"), *command("explain", "--catalog").stdout.splitlines()]
+    calls = [line for line in lines if re.search(r"\bcurl -", line)]
+    assert len(calls) > 10
+    assert not [line for line in calls if not re.search(r"\bcurl [^|]*-m \d", line)]
+
+
 @pytest.fixture(scope="module")
 def machine():
     one = booted.Machine()

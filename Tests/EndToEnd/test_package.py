@@ -231,6 +231,36 @@ def test_an_upgrade_leaves_a_daemon_alone_that_holds_what_a_new_one_could_not_ge
     round_trip(machine)
 
 
+def test_an_upgrade_leaves_a_daemon_alone_whose_key_service_is_out_of_reach(machine, packages):
+    install(machine, packages[0])
+    with booted.CloudInside(machine) as fake:
+        machine.configure_jdcloud_key(fake)
+        machine.shell(
+            f"""
+            echo 127.0.0.1 {booted.HOST} >> /etc/hosts
+            install -D -m 644 -t /etc/systemd/system/kmsward.service.d /usr/share/kmsward/remote-keys.conf
+            systemctl daemon-reload && systemctl start kmsward.service
+            """
+        )
+        round_trip(machine)
+        before = machine.property("kmsward.service", "MainPID")
+        fake.stop()
+        status = lambda: machine.property("kmsward.service", "StatusText")  # noqa: E731
+        eventually(lambda: "riding through" in status(), "the outage is known", patience=60)
+        calls = Load(machine)
+        said = install(machine, packages[1]).stderr
+        assert "kmsward.service is not restarted: a key has trouble" in said and "riding through" in said, said
+        assert machine.property("kmsward.service", "MainPID") == before
+        out = calls.result()
+        assert out["failed"] == 0 and out["ok"] > 0, out
+        # As it says, once the service is back.
+        fake.start()
+        eventually(lambda: "key primary ok" in status(), "it is over", patience=60)
+        machine.shell(re.search(r"systemctl restart kmsward\S*", said)[0])
+        assert machine.property("kmsward.service", "MainPID") not in ("0", before)
+        round_trip(machine)
+
+
 def test_an_upgrade_does_with_each_instance_what_is_safe_for_it(machine, packages):
     set_up(machine, packages[0])
     machine.run("cp", "/etc/kmsward/kmsward.yaml", "/etc/kmsward/well.yaml")
@@ -255,7 +285,14 @@ def test_an_upgrade_does_with_each_instance_what_is_safe_for_it(machine, package
         echo '[Socket]' > /etc/systemd/system/kmsward-metrics.socket.d/mine.conf
         """
     )
+    # A pod's own, in a network namespace of its own, as kubelet makes them.
+    machine.run("mkdir", "/run/kmsward/pod")
+    script = "import socket; s = socket.socket(socket.AF_UNIX); s.bind('/run/kmsward/pod/kms.sock'); s.listen(); print(flush=True); input()"
+    pod = machine.start("unshare", "--net", "python3", "-c", script, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert pod.stdout.readline() == b"\n"
     said = machine.run("dpkg", "--purge", "kmsward").stderr
+    assert machine.shell("find /run/kmsward -type s").stdout == "/run/kmsward/pod/kms.sock\n", "which somebody serves"
+    pod.communicate(b"\n")
     assert [machine.state(unit) for unit in units] == ["inactive", "inactive"]
     assert machine.shell("ls -d /etc/systemd/system/kmsward* /etc/systemd/system/*.wants/kmsward* 2>/dev/null || :").stdout == (
         "/etc/systemd/system/kmsward-metrics.socket.d\n"
@@ -294,7 +331,8 @@ def test_removal_and_purge_leave_keys_and_say_so(machine, packages):
     said = machine.run("dpkg", "--purge", "kmsward")
     assert "left as it is: /etc/kmsward" in said.stderr
     assert machine.run("cat", "/etc/kmsward/local.keys").stdout == key
-    assert machine.run("test", "-e", "/etc/kmsward/kmsward.yaml", check=False).returncode == 1
+    for gone in ("/etc/kmsward/kmsward.yaml", "/run/kmsward"):
+        assert machine.run("test", "-e", gone, check=False).returncode == 1, gone
     # And all is there again for whoever purged by mistake.
     install(machine, packages[1])
     machine.run("systemctl", "start", "kmsward.service")

@@ -1,3 +1,5 @@
+public import Events
+
 /// What may be said of one configured key now: for readiness, metrics, logs and the status line.
 public struct KeySnapshot: Sendable, Equatable {
     /// Whether it serves.
@@ -57,4 +59,6 @@ public struct KeySnapshot: Sendable, Equatable {
     public var certificateEnd: Int64?
     /// What one call to its backend costs, if that is configured.
     public var callPrice: Double?
+    /// The event under which that trouble is explained.
+    public var troubleEvent: Event?
 }

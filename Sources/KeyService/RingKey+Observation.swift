@@ -1,6 +1,6 @@
 private import DEKCache
 private import EnvelopeCrypto
-private import Events
+internal import Events
 private import KMSWire
 private import Logging
 private import Observability

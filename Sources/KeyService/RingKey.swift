@@ -1,5 +1,6 @@
 internal import DEKCache
 internal import EnvelopeCrypto
+internal import Events
 internal import Logging
 private import Observability
 internal import RemoteKMS
@@ -172,6 +173,6 @@ final class RingKey: Sendable {
             suite: state.settings.suite.configurationName, writeFormat: state.settings.writeFormat.rawValue,
             localKEKMaximumAge: active?.writer == nil ? nil : state.settings.localKEKMaximumAge,
             lastProbe: state.lastProbe, certificateEnd: state.facts.certificateEnd,
-            callPrice: state.settings.callPrice)
+            callPrice: state.settings.callPrice, troubleEvent: trouble.map { Event($0.code) })
     }
 }

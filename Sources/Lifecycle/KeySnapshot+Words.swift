@@ -1,3 +1,4 @@
+private import Events
 internal import KeyService
 internal import Observability
 
@@ -7,7 +8,7 @@ extension KeySnapshot {
         switch state {
         case .active: "key \(name) \(reservation ?? "ok" + age(at: now))"
         case .starting: "key \(name) not known yet"
-        case .failed: "key \(name) FAILED: \(trouble ?? "cause unknown")"
+        case .failed: "key \(name) FAILED: \(trouble ?? "cause unknown")\(code)"
         }
     }
 
@@ -17,7 +18,7 @@ extension KeySnapshot {
         switch state {
         case .active: return Readiness.Check(subject, note: reservation)
         case .starting, .failed:
-            let problem = trouble ?? "not known yet whether it works"
+            let problem = trouble.map { $0 + code } ?? "not known yet whether it works"
             return encrypts
                 ? Readiness.Check(subject, problem: problem) : Readiness.Check(subject, note: problem)
         }
@@ -26,12 +27,17 @@ extension KeySnapshot {
     /// ` 12 s ago`, of the last proof.
     private func age(at now: Int64) -> String { lastProof.map { " \(max(0, now - $0)) s ago" } ?? "" }
 
+    /// ` (KW-KEY-UNAVAILABLE)`, for `kmsward explain`.
+    private var code: String { troubleEvent.map { " (\($0.code))" } ?? "" }
+
     /// What is wrong with a key that serves, and for how long it still writes; nil if nothing is wrong.
     private var reservation: String? {
         guard let trouble else { return nil }
-        guard encrypts, let writesStopIn else { return "serves, with trouble: \(trouble)" }
-        if writesFail { return "writes fail: \(trouble); Status fails in \(Self.words(writesStopIn))" }
-        return "riding through: \(trouble); writes stop in \(Self.words(writesStopIn))"
+        guard encrypts, let writesStopIn else { return "serves, with trouble: \(trouble)\(code)" }
+        let left = Self.words(writesStopIn) + code
+        return writesFail
+            ? "writes fail: \(trouble); Status fails in \(left)"
+            : "riding through: \(trouble); writes stop in \(left)"
     }
 
     /// `23 h 12 min`, `12 min`; rounded down, so that nobody waits too long.

@@ -1,4 +1,5 @@
 import EnvelopeCrypto
+import Events
 import Logging
 import Observability
 import RemoteKMS
@@ -67,7 +68,9 @@ import Testing
     @Test("READY=1 follows a verdict even if it is a bad one, and the status says cause and remedy")
     func failedKey() async throws {
         let told = try await told(FailingProvider(), clock: ImpatientClock(sleeps: 1), observed: true)
-        let line = "serving; key primary FAILED: there is no key file: make one; 3 calls in flight"
+        let line =
+            "serving; key primary FAILED: there is no key file: make one (KW-KEY-MISCONFIGURED); "
+            + "3 calls in flight"
         let ready = told.map { $0.replacing("key primary: ", with: "") }.drop { $0.hasPrefix("STARTING") }
         #expect(ready.first == "READY \(line)")
         #expect(ready.count > 1 && ready.dropFirst().allSatisfy { $0 == "STATUS \(line)" })
@@ -88,12 +91,14 @@ import Testing
     /// A snapshot of what matters here.
     private static func snapshot(
         encrypts: Bool, _ state: KeySnapshot.State, trouble: String? = nil, stops: Duration? = nil,
-        fails: Bool = false, proof: Int64? = nil
+        fails: Bool = false, proof: Int64? = nil, event: Event? = nil
     ) -> KeySnapshot {
-        KeySnapshot(
+        var snapshot = KeySnapshot(
             name: "k", provider: "p", encrypts: encrypts, state: state, keyID: nil, trouble: trouble,
             troubleCode: nil, writesStopIn: stops, writesFail: fails, localKEKAge: nil, localKEKUses: nil,
             lastProof: proof, credentialsEnd: nil, clockOffset: nil)
+        snapshot.troubleEvent = event
+        return snapshot
     }
 
     @Test(
@@ -136,6 +141,29 @@ import Testing
                 nil
             ),
             (snapshot(encrypts: false, .failed, trouble: "gone"), "key k FAILED: gone", nil, "gone"),
+            // With the code that is looked up.
+            (
+                snapshot(
+                    encrypts: true, .active, trouble: "gone", stops: .seconds(90), event: .keyUnavailable),
+                "key k riding through: gone; writes stop in 1 min (KW-KEY-UNAVAILABLE)", nil,
+                "riding through: gone; writes stop in 1 min (KW-KEY-UNAVAILABLE)"
+            ),
+            (
+                snapshot(
+                    encrypts: true, .active, trouble: "gone", stops: .seconds(90), fails: true,
+                    event: .keyThrottled),
+                "key k writes fail: gone; Status fails in 1 min (KW-KEY-THROTTLED)", nil,
+                "writes fail: gone; Status fails in 1 min (KW-KEY-THROTTLED)"
+            ),
+            (
+                snapshot(encrypts: true, .active, trouble: "late", event: .keyDenied),
+                "key k serves, with trouble: late (KW-KEY-DENIED)", nil,
+                "serves, with trouble: late (KW-KEY-DENIED)"
+            ),
+            (
+                snapshot(encrypts: true, .failed, trouble: "gone", event: .keyDisabled),
+                "key k FAILED: gone (KW-KEY-DISABLED)", "gone (KW-KEY-DISABLED)", nil
+            ),
         ] as [(KeySnapshot, String, String?, String?)])
     func words(_ key: KeySnapshot, _ status: String, _ problem: String?, _ note: String?) {
         #expect(key.status(at: 1_000) == status)

@@ -264,7 +264,7 @@ static inline void ksw_client_call_free(ksw_client_call *call) {
 /// Starts one unary call with one tag; takes over `body` (malloc). NULL if C-core refuses the batch.
 static inline ksw_client_call *ksw_client_call_start(grpc_channel *channel, grpc_completion_queue *queue,
                                                      const char *path, void *body, size_t body_length,
-                                                     int64_t timeout_nanoseconds, uint64_t tag) {
+                                                     int64_t timeout_nanoseconds, int waits_for_ready, uint64_t tag) {
     ksw_client_call *call = calloc(1, sizeof *call);
     if (call == NULL) abort();
     gpr_timespec deadline = timeout_nanoseconds == INT64_MAX
@@ -283,7 +283,8 @@ static inline ksw_client_call *ksw_client_call_start(grpc_channel *channel, grpc
     grpc_op ops[6];
     memset(ops, 0, sizeof ops);
     ops[0].op = GRPC_OP_SEND_INITIAL_METADATA;
-    ops[0].flags = GRPC_INITIAL_METADATA_WAIT_FOR_READY | GRPC_INITIAL_METADATA_WAIT_FOR_READY_EXPLICITLY_SET;
+    ops[0].flags = GRPC_INITIAL_METADATA_WAIT_FOR_READY_EXPLICITLY_SET;
+    if (waits_for_ready) ops[0].flags |= GRPC_INITIAL_METADATA_WAIT_FOR_READY;
     ops[1].op = GRPC_OP_SEND_MESSAGE;
     ops[1].data.send_message.send_message = message;
     ops[2].op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;

@@ -114,9 +114,10 @@ private import Synchronization
     /// Makes one call and waits for its reply, connecting first where needed.
     ///
     /// Fails with the server's status, with DEADLINE_EXCEEDED at `deadline`, or with CANCELLED when the task
-    /// is cancelled.
+    /// is cancelled; with UNAVAILABLE where the first attempt to connect fails, unless it `waitsForReady`.
     public func unary(
-        _ path: String, _ request: consuming ReplyBytes, deadline: ContinuousClock.Instant
+        _ path: String, _ request: consuming ReplyBytes, deadline: ContinuousClock.Instant,
+        waitsForReady: Bool = true
     ) async throws(CallFailure) -> MessageBytes {
         guard !isClosed.load(ordering: .relaxed) else {
             throw CallFailure(.unavailable, "the client is closed")
@@ -132,7 +133,8 @@ private import Synchronization
         let nanoseconds = max(0, min(seconds, 1 << 32) * 1_000_000_000 + attoseconds / 1_000_000_000)
         let body = unsafe request.release()
         let started = unsafe ksw_client_call_start(
-            channel, engine.queue, path, body.baseAddress, body.count, nanoseconds, tag.rawValue)
+            channel, engine.queue, path, body.baseAddress, body.count, nanoseconds, waitsForReady ? 1 : 0,
+            tag.rawValue)
         guard let storage = unsafe started else {
             throw CallFailure(.internal, "\(path): C-core refuses the call")
         }

@@ -40,8 +40,9 @@ public struct DaemonCalls: CallHandler {
             )
         }
         guard let report = await reloads.reload() else {
+            // Not UNAVAILABLE, which is what a caller sees who reaches nobody.
             throw CallFailure(
-                .unavailable,
+                .aborted,
                 "the daemon ends, or the caller gave up, before the reload was done; see the log")
         }
         return try encoded(report.shortened)

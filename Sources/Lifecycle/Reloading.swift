@@ -96,7 +96,9 @@ where Hangups.Element: Sendable, Hangups.Failure == Never {
             logger.event(
                 .configurationTaken, "the new configuration is in effect",
                 metadata: [Names.LogKey.changes: "\(report.changes)"])
-        case .unchanged: logger.info("the configuration is read again, and is as before")
+        case .unchanged where report.waiting.isEmpty:
+            logger.info("the configuration is read again, and is as before")
+        case .unchanged: break  // what has changed waits, as said below
         case .refused:
             tell(Array(report.reasons.dropFirst()), .configurationRefused)
             logger.event(

@@ -29,9 +29,11 @@ struct ReloadCommand: AsyncParsableCommand {
         transform: parseTimeout)
     var timeout = Duration.seconds(60)
 
+    /// For a look at a socket where nobody has answered.
+    private static let patience = Duration.seconds(1)
+
     func run() async throws {
         let start = ContinuousClock.now
-        if let obstacle = socket.obstacle(within: timeout) { throw Self.failed(obstacle) }
         // libgrpc's own words would stand beside ours, which say it better.
         EngineLog.redirect { _ in }
         let engine = EngineThread(name: "reload")
@@ -39,14 +41,15 @@ struct ReloadCommand: AsyncParsableCommand {
         let result: Result<ReloadReport, CallFailure>
         do throws(CallFailure) {
             let reply = try await client.unary(
-                DaemonCalls.reloadPath, ReplyBytes(count: 0) { _ in }, deadline: start + timeout)
+                DaemonCalls.reloadPath, ReplyBytes(count: 0) { _ in }, deadline: start + timeout,
+                waitsForReady: false)
             result = ReloadReport(reply).map(Result.success) ?? .failure(CallFailure(.unimplemented, ""))
         } catch { result = .failure(error) }
         await client.close()
         engine.stop()
         switch result {
         case .success(let report): try show(report)
-        case .failure(let failure): throw Self.failed(Self.words(failure))
+        case .failure(let failure): throw Self.failed(words(failure))
         }
     }
 
@@ -54,22 +57,29 @@ struct ReloadCommand: AsyncParsableCommand {
         for warning in report.warnings { printError(warning) }
         switch report.result {
         case .applied: print("the new configuration is in effect: \(report.changes)")
-        case .unchanged: print("the configuration is read again, and is as before")
+        case .unchanged where report.waiting.isEmpty:
+            print("the configuration is read again, and is as before")
+        case .unchanged: break  // what has changed waits, as said below
         case .refused:
             for reason in report.reasons { printError(reason) }
             printError("the new configuration is refused; the former one goes on")
         }
         if !report.waiting.isEmpty {
-            printError("restart to apply: \(report.waiting.joined(separator: ", "))")
+            let rest = report.result == .unchanged ? "; all else is as before" : ""
+            printError("restart to apply: \(report.waiting.joined(separator: ", "))\(rest)")
         }
         guard report.result != .refused else { throw ExitCode.failure }
     }
 
-    private static func words(_ failure: CallFailure) -> String {
+    private func words(_ failure: CallFailure) -> String {
         switch failure.code {
+        // Nobody reached, perhaps: a look at the socket itself says it better than libgrpc.
+        case .unavailable: socket.obstacle(within: Self.patience) ?? failure.message
         case .unimplemented:
             "who listens there knows no reload: is it a kmsward, and as new as this one? Else send it SIGHUP"
-        case .deadlineExceeded: "the daemon has not answered in time; its log says what becomes of the reload"
+        case .deadlineExceeded:
+            socket.obstacle(within: Self.patience)
+                ?? "the daemon has not answered in time; its log says what becomes of the reload"
         default: failure.message
         }
     }

@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -64,7 +65,7 @@ class Load:
     """Status, Encrypt and Decrypt on one connection, without a pause, until the block ends; any failure fails it.
 
     `keep` is decrypted as well; `connections` is what the daemon has accepted, this one included. `asks` is how often
-    `kmsward reload` is run meanwhile, which connects twice: to see who is there, and to ask.
+    `kmsward reload` is run meanwhile, which connects once.
     """
 
     def __init__(self, daemon, keep=(), asks=0):
@@ -113,7 +114,7 @@ class Load:
             self.kms.close()
         assert not self.failures, f"after {self.calls} rounds: {self.failures}\n{self.daemon.log()}"
         # One connection all the time, and no key_id that was left comes back.
-        assert self.daemon.metric("kmsward_connections_accepted_total") == self.connections + 2 * self.asks
+        assert self.daemon.metric("kmsward_connections_accepted_total") == self.connections + self.asks
         assert len(self.key_ids) == len(set(self.key_ids)), self.key_ids
 
 
@@ -125,7 +126,7 @@ def ask(daemon_or_path, *more):
 
 def test_who_asks_for_a_reload_is_told_what_became_of_it(start):
     one = start()
-    with Load(one, asks=3):
+    with Load(one, asks=4):
         change(one, log={"level": "debug"})
         done = ask(one)
         assert (done.returncode, done.stdout, done.stderr) == (0, f"{APPLIED}: log.level\n", "")
@@ -136,6 +137,11 @@ def test_who_asks_for_a_reload_is_told_what_became_of_it(start):
         done = ask(one)
         assert (done.returncode, done.stdout) == (0, f"{APPLIED}: log.level\n")
         assert done.stderr == "restart to apply: limits.drain\n"
+        # It waits still: that is all there is to say.
+        done = ask(one)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert done.stderr == "restart to apply: limits.drain; all else is as before\n"
+    assert one.log().count("is as before") == 1
 
 
 def test_who_asks_for_a_reload_is_told_every_reason_why_it_is_refused(start):
@@ -170,6 +176,20 @@ def test_who_asks_the_wrong_one_for_a_reload_is_told_so(start, folder):
         assert done.returncode == 1 and "knows no reload" in done.stderr
     finally:
         other.stop()
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(folder / "silent.sock"))
+        silent.listen()
+        done = ask(folder / "silent.sock", "--timeout", "300ms")
+        assert done.returncode == 1 and "silent.sock but said nothing within 1 s" in done.stderr, done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_who_may_not_ask_for_a_reload_is_told_so(start, folder):
+    folder.chmod(0o711)
+    one = start(socket={"owner": 1234})
+    done = command("reload", "--socket", one.socket_path, user=1234, group=1234, extra_groups=[])
+    assert done.returncode == 1
+    assert "this user (uid 1234) is probably not admitted: put it into allow.uids" in done.stderr, done.stderr
 
 
 def test_sighup_takes_level_and_cache_at_once(start):

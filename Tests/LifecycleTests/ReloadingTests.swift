@@ -214,6 +214,21 @@ struct ReloadingTests {
             ])
     }
 
+    @Test("where everything that has changed waits for a restart, nothing says that nothing has changed")
+    func onlyWaiting() async throws {
+        let rig = try Rig([ReloadReport(.unchanged, waiting: ["limits.drain"])])
+        try await rig.running {
+            rig.hangUp.yield()
+            while rig.logged(.warning).isEmpty { await Task.yield() }
+        }
+        #expect(
+            rig.logged(.warning) == [
+                "restart to apply: these options do not change while the daemon runs | changes=limits.drain "
+                    + "| event=KW-CONFIG-WAITS"
+            ])
+        #expect(rig.logged(.info).isEmpty)
+    }
+
     @Test("every result has its series from the start, and the start counts as a success")
     func series() async throws {
         let rig = try Rig([])

@@ -127,14 +127,11 @@ public actor DEKCache<Value: AnyObject & Sendable, Failure: Error> {
 
     /// Has the value loaded before anybody asks for it, if it is neither here nor being loaded; the same otherwise, but no request
     /// and not counted as one.
-    public func prefetch(
+    @discardableResult public func prefetch(
         _ key: KeyDigest, in scope: Scope, by load: @escaping Load
-    ) async throws(DEKCacheFailure<Failure>) {
-        if let answer = try known(key, orLoadIn: scope, load).answer {
-            _ = try answer.get()
-        } else {
-            _ = try await wait(for: key)
-        }
+    ) async throws(DEKCacheFailure<Failure>) -> Value {
+        if let answer = try known(key, orLoadIn: scope, load).answer { return try answer.get() }
+        return try await wait(for: key)
     }
 
     /// Keeps a value that came from elsewhere: made here, or unwrapped beside the requests.

@@ -152,8 +152,7 @@ extension RingKey {
         for remembered in ours.suffix(Self.adoptionTries).reversed() {
             let wrapped = [UInt8](remembered.wrapped)
             do throws(RemoteKMSError) {
-                let kek = try await unwrap(
-                    wrapped, keyID: keyID, suite: settings.suite, deadline: .after(Self.callLimit))
+                let kek = try await unwrapped(wrapped, keyID: keyID)
                 return Active(try writer(kek, wrapped), madeAt: remembered.madeAt ?? 0)
             } catch {
                 // Only the backend's word on these bytes lets us pass them over; any other trouble would make a
@@ -165,6 +164,32 @@ extension RingKey {
             }
         }
         return nil
+    }
+
+    /// A remembered local KEK: after a start together with the requests that ask for it, so that all cost one call.
+    private func unwrapped(_ wrapped: [UInt8], keyID: KeyID) async throws(RemoteKMSError) -> LocalKEK {
+        let suite = settings.suite
+        // Later it has to be proven, and what is in memory proves nothing; a candidate puts nothing there.
+        let mayShare = state.withLock { $0.serves && $0.lastProof == nil }
+        let digest = try? WrappedKeyDigest(
+            keyPart: keyID.keyPart, wrappedKey: wrapped, clusterContext: clusterContext)
+        if mayShare, let digest {
+            do throws(CacheFailure) {
+                let key = try await cache.prefetch(digest.cacheKey, in: scope) { _ throws(RemoteKMSError) in
+                    UnwrappedKey(
+                        .localKEK(
+                            try await self.unwrap(
+                                wrapped, keyID: keyID, suite: suite, deadline: .after(Self.callLimit))))
+                }
+                if case .localKEK(let kek) = key.content { return kek }
+            } catch {
+                switch error {
+                case .load(let error), .remembered(let error): throw error
+                case .revoked, .shutDown, .cancelled: break
+                }
+            }
+        }
+        return try await unwrap(wrapped, keyID: keyID, suite: suite, deadline: .after(Self.callLimit))
     }
 
     /// A new local KEK: wrapped, unwrapped and compared, and the version looked at again.

@@ -88,3 +88,22 @@ def test_compatible_costs_a_restart_a_call_for_each_key_and_then_none(replicas, 
     reader.restart()
     assert calls_to_read(fake, reader, everything) == len(everything)
     assert calls_to_read(fake, reader, everything) == 0
+
+
+@pytest.mark.parametrize("version, looks", [("observed", 2), ("static", 0)])
+def test_the_first_decrypts_after_a_restart_wait_for_one_unwrap_and_the_look_before_it(on_jdcloud, fake, version, looks):
+    """All at once, before READY, under one local KEK, of a slow service. Where the version is not looked at it is one call in all."""
+    one = on_jdcloud(changes={"rotation": {"observe_every": "10m", "settle": "0s"}}, version=version)
+    keys = [os.urandom(32) for _ in range(50)]
+    with one.kms() as kms:
+        sealed = [kms.encrypt(key) for key in keys]
+    one.stop()
+    before = fake.calls(), fake.calls("decrypt")
+    with fake.fault("latency", ms=500):
+        one.launch()
+        with one.kms() as kms, concurrent.futures.ThreadPoolExecutor(len(keys)) as pool:
+            assert list(pool.map(kms.open, sealed)) == keys
+        # A call that has not ended by now was waited for by nobody.
+        unwraps = fake.calls("decrypt") - before[1]
+        assert unwraps <= 1 and fake.calls() - before[0] <= unwraps + looks, fake.counters()["calls"]
+    one.stop()

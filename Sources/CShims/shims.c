@@ -174,6 +174,24 @@ static int account_id(account_lookup look_up, const char *name, id_t *id) {
 int ksw_user_id(const char *name, uid_t *uid) { return account_id(look_up_user, name, uid); }
 int ksw_group_id(const char *name, gid_t *gid) { return account_id(look_up_group, name, gid); }
 
+void ksw_user_name(uid_t uid, char *out, size_t capacity) {
+    char buffer[16384];
+    struct passwd entry, *found = NULL;
+    if (getpwuid_r(uid, &entry, buffer, sizeof buffer, &found) == 0 && found != NULL)
+        snprintf(out, capacity, "%s", found->pw_name);
+    else
+        snprintf(out, capacity, "%u", uid);
+}
+
+void ksw_group_name(gid_t gid, char *out, size_t capacity) {
+    char buffer[16384];
+    struct group entry, *found = NULL;
+    if (getgrgid_r(gid, &entry, buffer, sizeof buffer, &found) == 0 && found != NULL)
+        snprintf(out, capacity, "%s", found->gr_name);
+    else
+        snprintf(out, capacity, "%u", gid);
+}
+
 const uint32_t ksw_poll_readable = EPOLLIN;
 const uint32_t ksw_poll_arrivals = EPOLLIN | EPOLLRDHUP | EPOLLET;
 const uint32_t ksw_poll_data = EPOLLIN | EPOLLET;

@@ -4,6 +4,7 @@ struct DecodingPass {
         var severity: Diagnostic.Severity
         var mark: Mark
         var message: String
+        var isAboutOwnSocket = false
     }
 
     private(set) var problems: [Problem] = []
@@ -21,8 +22,13 @@ struct DecodingPass {
         problems.append(Problem(severity: .error, mark: mark, message: label(path) + message))
     }
 
-    mutating func warning(_ path: String, at mark: Mark, _ message: String) {
-        problems.append(Problem(severity: .warning, mark: mark, message: label(path) + message))
+    mutating func warning(
+        _ path: String, at mark: Mark, _ message: String, isAboutOwnSocket: Bool = false
+    ) {
+        problems.append(
+            Problem(
+                severity: .warning, mark: mark, message: label(path) + message,
+                isAboutOwnSocket: isAboutOwnSocket))
     }
 
     /// Reports that the value of `path` is not what it must be; silent about nodes that the reader already reported.

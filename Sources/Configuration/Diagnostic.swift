@@ -35,6 +35,8 @@ public struct Diagnostic: Sendable, Equatable, CustomStringConvertible {
     public var severity: Severity
     /// What is wrong and what to do, without line breaks.
     public var message: String
+    /// Whether it holds only where the daemon makes the socket by itself.
+    public var isAboutOwnSocket = false
 
     /// Makes a diagnostic; line breaks and control characters in the message are escaped.
     public init(_ severity: Severity, at position: FilePosition, _ message: String) {

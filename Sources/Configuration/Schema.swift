@@ -197,7 +197,13 @@ enum Schema {
 
     /// The blocks in the order of the reference page, with a line on each.
     static let sections: [(path: String, text: String)] = [
-        ("socket", "The socket that API servers connect to."),
+        (
+            "socket",
+            """
+            The socket that API servers connect to. Where systemd passes it on, as the packaged units do, its unit says path, \
+            mode, owner and group.
+            """
+        ),
         (
             "allow",
             "Who may connect. The kernel says who a peer is; a peer not listed is disconnected before it can speak."
@@ -346,8 +352,9 @@ extension Settings {
             {
                 pass.warning(
                     "allow.\(name)", at: mark,
-                    "they cannot connect while socket.mode lets only the owner write; write mode: \"0660\" and a group"
-                )
+                    "they cannot connect while socket.mode lets only the owner write; write mode: \"0660\" and a group, as "
+                        + "the packaged socket unit has them",
+                    isAboutOwnSocket: true)
             }
         }
         if socket.group != nil, socket.mode & 0o020 == 0, pass.isSound("socket"), !socket.isAbstract,
@@ -355,7 +362,8 @@ extension Settings {
         {
             pass.warning(
                 "socket.group", at: mark,
-                "members cannot connect while socket.mode lets only the owner write; write mode: \"0660\"")
+                "members cannot connect while socket.mode lets only the owner write; write mode: \"0660\"",
+                isAboutOwnSocket: true)
         }
         guard socket.isAbstract, let mark = pass.marks["socket.path"] else { return }
         if allow.uids.isEmpty, allow.gids.isEmpty, pass.isSound("allow") {

@@ -1,3 +1,4 @@
+private import CShims
 private import Glibc
 
 extension Settings {
@@ -27,7 +28,10 @@ extension Settings {
         let diagnostics = pass.problems.enumerated()
             .sorted { ($0.element.mark, $0.offset) < ($1.element.mark, $1.offset) }
             .map { _, problem in
-                Diagnostic(problem.severity, at: FilePosition(problem.mark, in: name), problem.message)
+                var diagnostic = Diagnostic(
+                    problem.severity, at: FilePosition(problem.mark, in: name), problem.message)
+                diagnostic.isAboutOwnSocket = problem.isAboutOwnSocket
+                return diagnostic
             }
         guard !diagnostics.contains(where: { $0.severity == .error }) else { return (nil, diagnostics) }
         settings?.origin.file = name
@@ -88,8 +92,29 @@ extension Settings {
 
 extension ConfigurationError {
     fileprivate init(unreadable path: String, _ code: Int32) {
-        let message = "the file cannot be read: \(reason(code))"
+        let remedy = code == EACCES ? ": \(Self.admission(to: path))" : ""
+        let message = "the file cannot be read: \(reason(code))\(remedy)"
         self.init([Diagnostic(.error, at: FilePosition(nil, in: path), message)])
+    }
+
+    /// How this process's user comes to read a file that it may not.
+    private static func admission(to path: String) -> String {
+        let user = unsafe name(ksw_user_name, geteuid())
+        let group = unsafe name(ksw_group_name, getegid())
+        var facts = stat()
+        // What may not even be looked at is in a directory that may not be entered.
+        let isHidden = unsafe stat(path, &facts) != 0 && errno == EACCES
+        let directory = path.lastIndex(of: "/").map { path[..<$0] } ?? "."
+        let (what, mode) = isHidden ? (directory, "750") : (path[...], "640")
+        return "let user \(user) in: chgrp \(group) \(what); chmod \(mode) \(what)"
+    }
+
+    private static func name(
+        _ write: (UInt32, UnsafeMutablePointer<CChar>?, Int) -> Void, _ number: UInt32
+    ) -> String {
+        var text = [CChar](repeating: 0, count: 256)
+        unsafe write(number, &text, text.count)
+        return String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
     }
 }
 

@@ -75,7 +75,8 @@ struct SocketProbe {
             throw Problem(
                 detail: "pid \(owner.pid) listens on \(path) but closed the connection at once",
                 remedy:
-                    "this user (uid \(geteuid())) is probably not allowed: its log names the line to add to allow:"
+                    "this user (uid \(geteuid())) is probably not admitted: put it into allow.uids, or a group of it into "
+                    + "allow.gids; its log has the line"
             )
         }
         guard count == 9, answer[3] == 4 else {
@@ -106,6 +107,32 @@ struct SocketProbe {
             + "uid \(status.st_uid), gid \(status.st_gid)"
     }
 
+    /// How a user comes to connect where the file system does not let it.
+    static func admission(to path: String) -> String {
+        // What cannot be looked at lies in a directory that cannot be entered: the innermost that shows decides.
+        var seen = path
+        var status = stat()
+        while unsafe lstat(seen, &status) != 0, let slash = seen.lastIndex(of: "/"), slash > seen.startIndex {
+            seen = String(seen[..<slash])
+        }
+        let needed: mode_t = status.st_mode & S_IFMT == S_IFDIR ? 0o010 : 0o020
+        guard status.st_mode & needed != 0 else {
+            return
+                "run as root, or let a group of this user in: socket.mode \"0660\" and socket.group, or where systemd "
+                + "makes the socket SocketMode=0660 and SocketGroup= of its unit"
+        }
+        let group = groupName(status.st_gid)
+        return
+            "run as root, or make this user a member of group \(group), which may: usermod -a -G \(group) USER, "
+            + "and log in anew"
+    }
+
+    private static func groupName(_ gid: gid_t) -> String {
+        var text = [CChar](repeating: 0, count: 256)
+        unsafe ksw_group_name(gid, &text, text.count)
+        return String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
+    }
+
     private static func problem(_ code: Int32, _ path: String, isAbstract: Bool) -> Problem {
         switch code {
         case ECONNREFUSED where isAbstract:
@@ -125,8 +152,7 @@ struct SocketProbe {
         case EACCES, EPERM:
             Problem(
                 detail: "this user may not connect to \(path) (\(permissions(of: path) ?? "not visible"))",
-                remedy:
-                    "run as root, or set socket.group to a group this user is in, with socket.mode \"0660\"")
+                remedy: admission(to: path))
         case ENOTSOCK:
             Problem(detail: "\(path) is not a socket", remedy: "give the path of the plugin's socket")
         case EAGAIN:

@@ -44,12 +44,14 @@ extension Event {
                 messageID: "73676014df204a25a8083929f7041c65", level: .critical,
                 subject: "The configuration is broken, so the daemon did not start",
                 cause:
-                    "The file was changed since the last start, or the unit passes on another socket than it should.",
+                    "The file was changed since the last start, or the daemon's user may not read it, or the unit passes "
+                    + "on another socket than it should.",
                 meaning:
                     "No call is answered on this host until it is mended; the socket unit keeps callers waiting.",
                 steps: [
                     "runuser -u kmsward -- kmsward config check --on-this-host /etc/kmsward/kmsward.yaml",
                     "Mend each line it prints; systemd starts the daemon again by itself.",
+                    "If it cannot be read: chgrp kmsward /etc/kmsward/kmsward.yaml; chmod 640 /etc/kmsward/kmsward.yaml",
                 ],
                 runbook: "KW-START-FAILED")
         case .configurationRefused:
@@ -71,7 +73,8 @@ extension Event {
                 messageID: "3d4a3b6bdb0c4440aa20f0373d23e375", level: .warning,
                 subject: "The configuration is taken, but somebody should look at it",
                 cause:
-                    "An option is allowed and rarely meant, such as metrics beyond loopback.",
+                    "An option is allowed and rarely meant, such as metrics beyond loopback, or says otherwise than the "
+                    + "unit of a socket that systemd passes on.",
                 meaning:
                     "None now.",
                 steps: [
@@ -84,7 +87,7 @@ extension Event {
                 messageID: "a551d07e8e424af6afc90f37944e619f", level: .warning,
                 subject: "Some new options wait for a restart",
                 cause:
-                    "They are among those that cannot change while the daemon runs, such as the socket's path.",
+                    "They are among those that cannot change while the daemon runs, such as limits.drain.",
                 meaning:
                     "None: the former values are in force.",
                 steps: [

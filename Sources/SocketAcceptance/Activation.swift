@@ -8,6 +8,9 @@ public struct ActivatedDescriptor: Sendable, Equatable {
     /// `FileDescriptorName=` of its unit, "unknown" if systemd gave none.
     public let name: String
 
+    /// Path or '@' name of the UNIX socket that it is.
+    public var address: String { ListeningSocket.name(of: number) }
+
     /// A descriptor passed on under a name.
     public init(number: Int32, name: String) {
         self.number = number

@@ -354,7 +354,7 @@ public struct ListeningSocket: ~Copyable, Sendable {
             warnings: warnings, descriptor: descriptor, file: nil)
     }
 
-    private static func name(of descriptor: Int32) -> String {
+    static func name(of descriptor: Int32) -> String {
         var bytes = [UInt8](repeating: 0, count: SocketAddress.longestName + 1)
         let count = unsafe bytes.withUnsafeMutableBytes { buffer in
             unsafe buffer.withMemoryRebound(to: CChar.self) {

@@ -22,6 +22,7 @@ struct FileFacts: Equatable {
     let device: UInt64
     let inode: UInt64
     let mode: UInt32
+    let owner: UInt32
     let group: UInt32
 
     private init(_ status: stat) {
@@ -36,6 +37,7 @@ struct FileFacts: Equatable {
         device = UInt64(status.st_dev)
         inode = UInt64(status.st_ino)
         mode = status.st_mode & 0o7777
+        owner = status.st_uid
         group = status.st_gid
     }
 

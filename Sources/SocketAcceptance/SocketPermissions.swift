@@ -1,3 +1,5 @@
+private import Glibc
+
 /// Who may connect to a socket file: mode, owner and group of its inode.
 ///
 /// Connecting takes write permission.
@@ -26,6 +28,12 @@ public struct SocketPermissions: Sendable, Equatable {
                 "socket mode 0\(octal) is refused: everybody could connect; use 0660 with socket.group set")
         }
         self.init(checkedMode: mode, owner: owner, group: group)
+    }
+
+    /// Those that the socket at a path has; nil if there is none.
+    public init?(ofSocketAt path: String) {
+        guard let facts = FileFacts(named: path, in: AT_FDCWD), facts.kind == .socket else { return nil }
+        self.init(checkedMode: facts.mode & 0o777, owner: facts.owner, group: facts.group)
     }
 
     private init(checkedMode: UInt32, owner: UInt32?, group: UInt32?) {

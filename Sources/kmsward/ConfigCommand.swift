@@ -113,11 +113,17 @@ struct ConfigCommand: ParsableCommand {
 func loadSettings(_ file: String) throws -> Settings { try loadMarkedSettings(file).settings }
 
 /// The same, with what tells the content of the file from others.
-func loadMarkedSettings(_ file: String) throws -> (settings: Settings, mark: ConfigurationFile.Mark) {
+///
+/// `units` are those that systemd passed on, if it is for them.
+func loadMarkedSettings(
+    _ file: String, _ units: UnitSockets? = nil
+) throws -> (settings: Settings, mark: ConfigurationFile.Mark) {
     do throws(ConfigurationError) {
         let bytes = try Settings.read(file)
         let (settings, warnings) = try Settings.load(bytes: bytes, path: file)
-        for warning in warnings { complain("\(warning)", .configurationRemark) }
+        for warning in warnings where units?.leaves(warning) != false {
+            complain("\(warning)", .configurationRemark)
+        }
         return (settings, ConfigurationFile.mark(of: bytes))
     } catch {
         complain("\(error)", .configurationBroken)

@@ -9,16 +9,21 @@ private import SocketAcceptance
 /// The configuration file of a running daemon: what of it runs, and how another content comes to run.
 actor ConfigurationFile: LiveConfiguration {
     private let path: String
+    private let units: UnitSockets
     private let backends: Backends
     private let log: LogOutput
     private var running: Settings
     private(set) var judged: Mark
 
     /// `running`, read from the bytes with the mark `judged`, is what runs.
-    init(_ path: String, running: Settings, judged: Mark, backends: Backends, log: LogOutput) {
+    init(
+        _ path: String, running: Settings, judged: Mark, units: UnitSockets, backends: Backends,
+        log: LogOutput
+    ) {
         self.path = path
         self.running = running
         self.judged = judged
+        self.units = units
         self.backends = backends
         self.log = log
     }
@@ -53,7 +58,7 @@ actor ConfigurationFile: LiveConfiguration {
             guard problems.isEmpty else { throw ConfigurationError(warnings + problems) }
             return try await take(
                 running.changing(to: settings.withUnitsDirectory()), daemon,
-                warnings: warnings.map(\.description))
+                warnings: (warnings.filter(units.leaves) + units.remarks(on: settings)).map(\.description))
         } catch {
             return ReloadReport(
                 .refused,
@@ -90,7 +95,7 @@ actor ConfigurationFile: LiveConfiguration {
         running = settings
         return ReloadReport(
             effects.isEmpty ? .unchanged : .applied, changes: effects.joined(separator: "; "),
-            waiting: change.waiting, warnings: warnings)
+            waiting: change.waiting.filter { !units.decide($0) }, warnings: warnings)
     }
 }
 

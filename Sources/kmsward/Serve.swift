@@ -80,7 +80,9 @@ struct Serve: AsyncParsableCommand {
         let activated = try failing(.brokenConfiguration) { () throws(SocketFailure) in
             try Activation.take()
         }
-        let (settings, mark) = try effectiveSettings()
+        let units = try failing(.brokenConfiguration) { () throws(EndpointError) in try UnitSockets(activated)
+        }
+        let (settings, mark) = try effectiveSettings(units)
         let hardening = ProcessHardening.apply(dumpable: settings.memory.dumpable)
         let room = try failing(.failure) { () throws(StartFailure) in
             try OpenFiles.makeRoom(for: settings.socket.maxConnections)
@@ -108,12 +110,9 @@ struct Serve: AsyncParsableCommand {
         }
         var plan = try settings.plan(activated: activated)
         if let metrics { plan.endpoint = metrics == "off" ? nil : .address(metrics) }
-        let remark = try failing(.brokenConfiguration) { () throws(EndpointError) in
-            try settings.remark(on: plan.endpoint)
-        }
-        if let remark { logger.event(.configurationRemark, "\(remark)") }
+        for remark in units.remarks(on: settings) { logger.event(.configurationRemark, "\(remark)") }
         let file = config.map {
-            ConfigurationFile($0, running: settings, judged: mark, backends: backends, log: log)
+            ConfigurationFile($0, running: settings, judged: mark, units: units, backends: backends, log: log)
         }
         let daemon = Daemon(plan, configuration: file, registry: registry, logger: logger) { executor in
             let ring = KeyRing(settings.ring(of: keys), on: executor, logger: logger)
@@ -125,18 +124,6 @@ struct Serve: AsyncParsableCommand {
         let isClean: Bool
         do throws(StartFailure) {
             isClean = try await daemon.run { socket, endpoint in
-                if settings.position(of: "socket.path") != nil, settings.socket.path != socket,
-                    !activated.isEmpty
-                {
-                    logger.event(
-                        .configurationRemark,
-                        "systemd passed on a socket of another path than the configuration's, and that one is served",
-                        metadata: [
-                            Names.LogKey.path: "\(socket)",
-                            Names.LogKey.remedy:
-                                "API servers must dial it, or its unit's ListenStream= must say \(settings.socket.path)",
-                        ])
-                }
                 if dev {
                     print(Self.welcome(socket: socket, endpoint: endpoint))
                     fflush(nil)  // also where standard output is a file: whoever waits for it reads it now
@@ -157,9 +144,9 @@ struct Serve: AsyncParsableCommand {
     }
 
     /// The settings of the file with its mark, or those of --dev.
-    private func effectiveSettings() throws -> (Settings, ConfigurationFile.Mark) {
+    private func effectiveSettings(_ units: UnitSockets) throws -> (Settings, ConfigurationFile.Mark) {
         guard let config else { return (try Self.development(in: runDir), []) }
-        let (settings, mark) = try loadMarkedSettings(config)
+        let (settings, mark) = try loadMarkedSettings(config, units)
         let problems = settings.problems()
         for problem in problems { complain("\(problem)", .configurationBroken) }
         guard problems.isEmpty else { throw ExitCode.brokenConfiguration }

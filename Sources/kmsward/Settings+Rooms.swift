@@ -32,30 +32,17 @@ extension Settings {
             observeEvery: rotation.observeEvery, settle: rotation.settle, cache: limits)
     }
 
-    /// `FileDescriptorName=` of the socket that metrics and health are served on.
-    private static let metricsSocket = "metrics"
-
-    /// What is to be said of the file's metrics.listen where systemd passes on another socket; throws if that is none to serve on.
-    func remark(on endpoint: HealthEndpoint.Source?) throws(EndpointError) -> String? {
-        guard case .adopted(let descriptor) = endpoint else { return nil }
-        let address = try HealthEndpoint.address(of: descriptor)
-        guard address != metrics.listen?.text, position(of: "metrics.listen") != nil else { return nil }
-        return
-            "metrics.listen is \(metrics.listen?.text ?? "off"), but the unit of the socket says \(address), and that is "
-            + "where metrics and health are served: change ListenStream= of kmsward-metrics.socket, or mask that unit"
-    }
-
     /// The daemon's life; says on standard error what cannot be found on this host, and exits 78.
     func plan(activated: [ActivatedDescriptor]) throws -> Daemon.Plan {
         let (accounts, diagnostics) = accounts()
         for diagnostic in diagnostics { complain("\(diagnostic)", .configurationBroken) }
         guard let accounts else { throw ExitCode.brokenConfiguration }
-        let scraped = activated.filter { $0.name == Self.metricsSocket }
-        let called = activated.filter { $0.name != Self.metricsSocket }
+        let scraped = activated.filter { $0.name == UnitSockets.metricsName }
+        let called = activated.filter { $0.name != UnitSockets.metricsName }
         guard scraped.count <= 1, called.count <= 1 else {
             complain(
                 "kmsward: systemd passed \(activated.count) sockets: one ListenStream= for the API server and one with "
-                    + "FileDescriptorName=\(Self.metricsSocket) are all it takes",
+                    + "FileDescriptorName=\(UnitSockets.metricsName) are all it takes",
                 .configurationBroken)
             throw ExitCode.brokenConfiguration
         }
@@ -122,7 +109,7 @@ extension Settings.Key {
 
 extension Settings.ListenAddress {
     /// `127.0.0.1:9464`, `[::1]:9464`.
-    fileprivate var text: String { host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)" }
+    var text: String { host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)" }
 }
 
 extension Settings.Log {

@@ -413,7 +413,7 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
         Mistake(
             "users who are allowed but cannot connect", key + "allow: { uids: [7] }\n",
             "2:16: warning: allow.uids: they cannot connect while socket.mode lets only the owner write; "
-                + "write mode: \"0660\" and a group"),
+                + "write mode: \"0660\" and a group, as the packaged socket unit has them"),
     ]
 
     static let together: [Mistake] = [

@@ -101,6 +101,33 @@ def test_another_user_is_told_what_to_change(shared):
     result = command("doctor", "--socket", shared.socket_path, user=65534, group=65534, extra_groups=[])
     assert result.returncode == 1
     assert "may not connect" in result.stdout and "socket.group" in result.stdout
+    assert "SocketGroup=" in result.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+@pytest.mark.parametrize("directory, mode", [(0o755, "0660"), (0o750, "0600")])
+def test_another_user_is_told_which_group_to_be_in(start, folder, directory, mode):
+    """Whether it is the socket or its directory that the user may not use."""
+    (group,) = [line.split(":")[2] for line in open("/etc/group") if line.startswith("daemon:")]
+    one = start(socket={"mode": mode})
+    os.chmod(one.socket_path, int(mode, 8))
+    os.chown(one.socket_path, 0, int(group))
+    os.chown(folder, 0, int(group))
+    folder.chmod(directory)
+    result = command("doctor", "--socket", one.socket_path, user=65534, group=65534, extra_groups=[])
+    assert result.returncode == 1
+    assert "may not connect" in result.stdout and "usermod -a -G daemon USER" in result.stdout, result.stdout
+    assert "socket.group" not in result.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_a_user_who_is_not_admitted_is_told_which_options_do(start, folder):
+    folder.chmod(0o711)
+    one = start(socket={"owner": 1234})
+    result = command("doctor", "--socket", one.socket_path, user=1234, group=1234, extra_groups=[])
+    assert result.returncode == 1
+    assert "this user (uid 1234) is probably not admitted: put it into allow.uids" in result.stdout, result.stdout
+    assert "allow.gids" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What the service manager hears and hands over: readiness, status, watchdog, stop, a socket, an exit code."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -109,6 +110,43 @@ def test_a_socket_from_systemd_is_served_and_left_alone(prepare, folder):
     assert path.stat().st_ino == inode, "an adopted socket is not ours to remove"
 
 
+def test_options_that_the_unit_of_the_socket_decides_are_said_at_the_start_and_at_a_reload(prepare, folder):
+    path = folder / "activated.sock"
+    said = {"mode": "0600", "owner": 0, "group": 4711}
+    daemon = prepare(prefix=["systemd-socket-activate", f"--listen={path}"], socket={"path": str(path), **said}, allow={"uids": [4711]})
+
+    def remarks(text):
+        return sorted(re.findall(r"kmsward\.yaml:\d+:\d+: warning: (\S+): .*?(?:write (\S+) with `systemctl edit kmsward\.socket`|$)", text, re.M))
+
+    daemon.launch()
+    eventually(path.exists, "the socket unit's socket is there")
+    with KMS(f"unix:{path}", timeout=PATIENCE) as kms:
+        kms.status()
+    expected = [("socket.group", "SocketGroup=4711"), ("socket.mode", "SocketMode=0600")]
+    assert remarks(daemon.log()) == expected, "and nothing of the owner, who is as the file says"
+    assert "cannot connect while" not in daemon.log(), "that goes by a mode that nobody has set"
+    # What no restart would apply is not said to wait for one.
+    for options, there in [
+        ({"mode": "0620"}, [("socket.group", "SocketGroup=4711"), ("socket.mode", "SocketMode=0620")]),
+        ({"path": str(folder / "other.sock"), "group": 0}, [("socket.mode", "SocketMode=0620"), ("socket.path", "")]),
+        ({"mode": "0600"}, [("socket.mode", "SocketMode=0600"), ("socket.path", "")]),
+    ]:
+        daemon.configuration["socket"] |= options
+        daemon.config_path.write_text(json.dumps(daemon.configuration, indent=2))
+        done = command("reload", "--socket", path)
+        assert (done.returncode, done.stdout) == (0, "the configuration is read again, and is as before\n")
+        assert remarks(done.stderr) == there and "restart" not in done.stderr, done.stderr
+    assert f"{path}, and that one is served" in done.stderr
+    # As the unit has it, there is nothing to say.
+    path.chmod(0o600)
+    daemon.configuration["socket"] |= {"path": str(path)}
+    daemon.configuration["limits"] = {"drain": "9s"}
+    daemon.config_path.write_text(json.dumps(daemon.configuration, indent=2))
+    done = command("reload", "--socket", path)
+    assert (done.stdout, done.stderr) == ("", "restart to apply: limits.drain; all else is as before\n")
+    daemon.stop()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_both_signals_end_it_cleanly(start, number):
     daemon = start()
@@ -204,7 +242,7 @@ def test_what_is_ridden_through_is_told_with_the_time_that_is_left(prepare, mana
     assert readyz(daemon) == "ok\n"
     os.rename(key_file.path, f"{key_file.path}.away")
     told = f"key primary riding through: key file {key_file.path} does not exist"
-    left = "writes stop in 23 h 59 min"
+    left = "writes stop in 23 h 59 min (KW-KEY-MISCONFIGURED)"
     eventually(lambda: left in readyz(daemon), "/readyz says how long it goes on")
     assert readyz(daemon).startswith("[!] key primary: riding through: ") and readyz(daemon).endswith("\nok\n")
     manager.until(lambda heard: any(told in line and left in line for line in heard), "STATUS= says it too")
@@ -239,6 +277,20 @@ def test_a_broken_configuration_exits_78_with_every_mistake(folder):
         lines = result.stderr.splitlines()
         assert len(lines) >= 3 and all(line.startswith(f"{file}:") for line in lines)
         assert "path" in lines[0], "the nearest right spelling is named"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_configuration_that_may_not_be_read_is_told_with_the_remedy(folder, hidden):
+    file = folder / "kmsward.yaml"
+    file.write_text("keys: []\n")
+    file.chmod(0o600)
+    folder.chmod(0o700 if hidden else 0o711)
+    chgrp, chmod = (f"chgrp daemon {folder};", f"chmod 750 {folder}") if hidden else (f"chgrp daemon {file};", f"chmod 640 {file}")
+    for words in (["serve", "--config", file], ["config", "check", "--on-this-host", file]):
+        done = command(*words, user="nobody", group="daemon", extra_groups=[])
+        assert done.returncode == 78
+        assert done.stderr == f"{file}: error: the file cannot be read: Permission denied: let user nobody in: {chgrp} {chmod}\n"
 
 
 def test_a_port_in_use_is_one_line_with_the_remedy(prepare):

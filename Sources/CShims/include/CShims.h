@@ -52,6 +52,10 @@ int ksw_open_lock(int directory, const char *name, mode_t mode);
 int ksw_user_id(const char *name, uid_t *uid);
 /// getgrnam_r(3): 0 found, 1 no such group, -1 failed.
 int ksw_group_id(const char *name, gid_t *gid);
+/// Writes the user's name, or the number where none is known; ends with a zero, cut to `capacity`.
+void ksw_user_name(uid_t uid, char *out, size_t capacity);
+/// The same for a group.
+void ksw_group_name(gid_t gid, char *out, size_t capacity);
 
 /// What ksw_poll_wait reports about one descriptor; `tag` is what it was added with.
 typedef struct {

@@ -9,7 +9,9 @@ tests fail. Some fault tests need root, and are skipped without it; the end of t
 """
 
 import os
+import pathlib
 import shutil
+import tempfile
 
 import pytest
 
@@ -28,6 +30,21 @@ def pytest_collection_modifyitems(items):
     # A missing binary is a failure, not a skip: a suite that tests nothing must not be green.
     if not os.access(daemons.BINARY, os.X_OK) and any("no_binary" not in item.keywords for item in items):
         raise pytest.UsageError(f"no binary at {daemons.BINARY}; build it or set KMSWARD_BIN")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scratch(tmp_path_factory):
+    """Where this run has its temporary files. What is left there at its end, nobody has removed: that is a defect of a test."""
+    # pytest's own lie elsewhere, and outlive a run that failed.
+    tmp_path_factory.getbasetemp()
+    path = pathlib.Path(tempfile.mkdtemp(prefix="kw-", dir="/tmp"))
+    # As /tmp, for tests that run something as another user.
+    path.chmod(0o1777)
+    daemons.SCRATCH = tempfile.tempdir = str(path)
+    yield
+    left = sorted(str(one.relative_to(path)) for one in path.rglob("*"))
+    shutil.rmtree(path)
+    assert not left, f"left behind in the folder for temporary files: {left}"
 
 
 @pytest.fixture

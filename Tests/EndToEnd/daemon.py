@@ -21,6 +21,8 @@ from kms import KMS, REPOSITORY
 BINARY = os.environ.get("KMSWARD_BIN", str(REPOSITORY / ".build" / "release" / "kmsward"))
 #: Bounds every wait; generous, as nothing here measures speed.
 PATIENCE = 30.0
+#: Where short_directory() makes directories; a test run has a place of its own.
+SCRATCH = "/tmp"
 
 
 def eventually(condition, what, patience=PATIENCE, step=0.02):
@@ -37,7 +39,7 @@ def eventually(condition, what, patience=PATIENCE, step=0.02):
 
 def short_directory():
     """A new directory whose name leaves room for a socket (107 bytes)."""
-    return pathlib.Path(tempfile.mkdtemp(prefix="kw-", dir="/tmp"))
+    return pathlib.Path(tempfile.mkdtemp(prefix="kw-", dir=SCRATCH))
 
 
 def free_port():

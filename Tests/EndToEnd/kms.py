@@ -20,17 +20,19 @@ def _compile_protos():
 
     root = REPOSITORY / "Sources" / "KMSWire"
     sources = sorted(root.rglob("*.proto"))
-    out = tempfile.mkdtemp(prefix="kw-pb-")
     include = pathlib.Path(grpc_tools.__file__).parent / "_proto"
-    code = protoc.main(["protoc", f"-I{root}", f"-I{include}", f"--python_out={out}", *map(str, sources)])
-    if code != 0 or not sources:
-        raise RuntimeError(f"protoc failed for {[str(s) for s in sources]}")
-    sys.path.insert(0, out)
     modules = {}
-    for source in sources:
-        package = re.search(r"^package\s+([\w.]+)\s*;", source.read_text(), re.M).group(1)
-        name = ".".join(source.relative_to(root).with_suffix("").parts).replace("-", "_")
-        modules[package] = importlib.import_module(name + "_pb2")
+    # Once imported, their files are not needed any more.
+    with tempfile.TemporaryDirectory(prefix="kw-pb-") as out:
+        code = protoc.main(["protoc", f"-I{root}", f"-I{include}", f"--python_out={out}", *map(str, sources)])
+        if code != 0 or not sources:
+            raise RuntimeError(f"protoc failed for {[str(s) for s in sources]}")
+        sys.path.insert(0, out)
+        for source in sources:
+            package = re.search(r"^package\s+([\w.]+)\s*;", source.read_text(), re.M).group(1)
+            name = ".".join(source.relative_to(root).with_suffix("").parts).replace("-", "_")
+            modules[package] = importlib.import_module(name + "_pb2")
+        sys.path.remove(out)
     return modules
 
 

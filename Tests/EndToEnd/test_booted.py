@@ -458,6 +458,25 @@ def test_two_instances_have_nothing_to_do_with_each_other(machine):
     assert [pid(machine), pid(machine, "kmsward@green.service")] == others
 
 
+@pytest.mark.parametrize("name", ["", "blue"])
+def test_what_the_unit_of_the_socket_decides_is_said_with_the_way_to_change_it(machine, name):
+    unit, folder = (f"kmsward@{name}", f"/run/kmsward/{name}") if name else ("kmsward", "/run/kmsward")
+    keys = "keys: [{name: primary, local: {file: /etc/kmsward/local.keys}}]\n"
+    machine.write(f"/etc/kmsward/{name or 'kmsward'}.yaml", keys + "socket: {mode: '0600', group: kmsward}\nmetrics: {listen: 'off'}\n")
+    machine.run("systemctl", "mask", "kmsward-metrics.socket")
+    serve(machine, f"{unit}.service")
+    (said,) = [line for line in log(machine, f"{unit}.service").splitlines() if "KW-CONFIG-REMARK" in line]
+    assert f"write SocketMode=0600 with `systemctl edit {unit}.socket`, below [Socket]" in said
+    # What it says is done as it says it.
+    machine.write(f"/etc/systemd/system/{unit}.socket.d/override.conf", "[Socket]\nSocketMode=0600\n")
+    machine.run("systemctl", "daemon-reload")
+    mark = machine.run("date", "+%s.%N").stdout.strip()
+    machine.run("systemctl", "restart", f"{unit}.socket", f"{unit}.service")
+    assert machine.run("stat", "-c", "%a", f"{folder}/kms.sock").stdout == "600\n"
+    round_trip(machine, f"{folder}/kms.sock")
+    assert "KW-CONFIG-REMARK" not in machine.journal("-o", "cat", "-u", unit, f"--since=@{mark}")
+
+
 # Reload
 
 

@@ -39,6 +39,8 @@ final class FakeProvider: Provider {
     private let behaviour: Mutex<Behaviour>
     /// Passed by every call; closed, it holds them.
     let gate = Gate()
+    /// The same for unwraps alone.
+    let unwrapGate = Gate()
 
     init(identity: String = "key-1", storage: KeyStorage = .service) {
         behaviour = Mutex(Behaviour(identity: identity))
@@ -100,6 +102,7 @@ final class FakeProvider: Provider {
     func unwrap(
         _ wrapped: [UInt8], context: WrapContext, attempt: Attempt
     ) async throws(RemoteKMSError) -> SecretBytes {
+        await unwrapGate.pass()
         let now = try await enter(.unwrap)
         set {
             $0.unwrapped.append(wrapped)

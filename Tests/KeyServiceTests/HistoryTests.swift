@@ -1,3 +1,4 @@
+import DEKCache
 import EnvelopeCrypto
 import FoundationEssentials
 import Glibc
@@ -27,6 +28,27 @@ struct HistoryTests {
         #expect(try await restarted.decrypt(written).count == 32)
         #expect(provider.count(.unwrap) == calls)
         #expect(try await plugin.decrypt(restarted.encrypt(random(32))).count == 32)
+    }
+
+    @Test("Decrypts that come while the remembered local KEK is taken up wait for the same unwrap")
+    func sharedAdoption() async throws {
+        let provider = FakeProvider()
+        let plugin = await Plugin.started(provider, state: folder.path)
+        let written = try await plugin.encrypt(random(32))
+        let calls = provider.count(.unwrap)
+        let restarted = Plugin(provider, state: folder.path)
+        provider.unwrapGate.close()
+        async let observed: Void = restarted.observe()
+        while !restarted.ring.keys[0].isDescribed { await Task.yield() }
+        try await withThrowingTaskGroup(of: Int.self) { group in
+            for _ in 1...8 { group.addTask { try await restarted.decrypt(written).count } }
+            while await restarted.ring.cache.counts.waiting < 8 { await Task.yield() }
+            provider.unwrapGate.open()
+            for try await count in group { #expect(count == 32) }
+        }
+        await observed
+        #expect(provider.count(.unwrap) == calls + 1)
+        #expect(restarted.key.state == .active)
     }
 
     @Test(

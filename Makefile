@@ -37,8 +37,6 @@ unit-test: test-deps
 	KMSWARD_PYTHON=$(CURDIR)/$(VENV)/bin/python swift test --skip JDCloudProviderTests
 	# Apart: it makes transports of its own, whose threads the transport's own tests would count.
 	KMSWARD_PYTHON=$(CURDIR)/$(VENV)/bin/python swift test --skip-build --filter JDCloudProviderTests
-	@# Whenever it is asked for its target, swift-driver forgets an empty folder; those of an hour ago are nobody's any more.
-	@find "$${TMPDIR:-/tmp}" -maxdepth 1 -type d -empty -name 'TemporaryDirectory.??????' -user "$$(id -u)" -mmin +60 -delete
 
 end-to-end-test: build test-deps
 	@# The watchdog's test holds the engine, which a release cannot be told to.

@@ -90,9 +90,15 @@ let package = Package(
         room(
             "Lifecycle",
             [
-                "CSystemd", "CShims", "SecureMemory", "GRPCEngine", "SocketAcceptance", "RequestDecoding",
-                "KeyService", "Events", "Observability", "Threads", logging, metrics, lifecycle, signals,
+                "CSystemd", "CShims", "SecureMemory", "EnvelopeCrypto", "GRPCEngine", "SocketAcceptance",
+                "RequestDecoding",
+                "KeyService", "Events", "Observability", "StatusPage", "Threads", logging, metrics,
+                lifecycle, signals,
             ]),
+        .target(
+            name: "StatusPage",
+            dependencies: ["EnvelopeCrypto", "Events", "KeyService", "Observability", logging],
+            resources: [.embedInCode("page.css"), .embedInCode("page.js")], swiftSettings: strict),
         room("Doctor", ["Events", "GRPCEngine", "KMSWire", "SecureMemory", "CShims"]),
         .executableTarget(
             name: "kmsward",
@@ -100,7 +106,7 @@ let package = Package(
                 "SecureMemory", "EnvelopeCrypto", "KMSWire", "GRPCEngine", "SocketAcceptance", "RemoteKMS",
                 "LocalProvider", "JDCloudProvider", "HTTPTransport", "KeyService", "DEKCache",
                 "RequestDecoding",
-                "Configuration", "Events", "Observability",
+                "Configuration", "Events", "Observability", "StatusPage",
                 "Lifecycle",
                 "Doctor", "CShims", logging, metrics, argumentParser,
             ],
@@ -134,6 +140,7 @@ let package = Package(
         tests("DEKCache", ["SecureMemory", "Observability", metrics]),
         tests("Configuration", []),
         tests("Observability", ["Events", "Threads", logging, metrics]),
+        tests("StatusPage", ["EnvelopeCrypto", "Events", "KeyService", "Observability", logging, metrics]),
         tests(
             "Lifecycle",
             [

@@ -1,3 +1,4 @@
+private import EnvelopeCrypto
 private import Events
 private import GRPCEngine
 public import KeyService
@@ -6,6 +7,7 @@ public import Observability
 private import RequestDecoding
 private import ServiceLifecycle
 public import SocketAcceptance
+public import StatusPage
 private import UnixSignals
 
 /// Why the daemon did not start, in one line.
@@ -74,6 +76,8 @@ public struct Daemon: Sendable {
     private let plan: Plan
     private let keys: @Sendable (any SerialExecutor) -> (KeyRing, any KMSServing)
     private let registry: PrometheusRegistry
+    private let identity: StatusPage.Identity
+    private let events: RecentEvents
     private let configuration: (any LiveConfiguration)?
     private let manager: any ServiceManager
     private let logger: Logger
@@ -81,16 +85,20 @@ public struct Daemon: Sendable {
     /// A daemon that serves what `keys` makes: a service, and the ring of keys behind it, both for actors of the given
     /// executor.
     ///
-    /// `configuration` is what it goes by, if that may change while it runs. `registry` must be the process's metrics backend already, and the log must be set up.
+    /// `configuration` is what it goes by, if that may change while it runs. `registry` must be the process's metrics backend
+    /// already, and the log must be set up: `events` are the latest of it.
     public init(
-        _ plan: Plan, configuration: (any LiveConfiguration)? = nil, registry: PrometheusRegistry,
+        _ plan: Plan, as identity: StatusPage.Identity, configuration: (any LiveConfiguration)? = nil,
+        registry: PrometheusRegistry, events: RecentEvents,
         manager: any ServiceManager = Systemd(), logger: Logger,
         keys: @escaping @Sendable (any SerialExecutor) -> (KeyRing, any KMSServing)
     ) {
         self.plan = plan
         self.keys = keys
         self.configuration = configuration
+        self.identity = identity
         self.registry = registry
+        self.events = events
         self.manager = manager
         self.logger = logger
     }
@@ -106,7 +114,10 @@ public struct Daemon: Sendable {
         // What can fail comes first, while there is nothing to undo.
         let socket = try listen()
         let address = socket.address
-        let endpoint = try endpoint(state)
+        let clock = ContinuousClock()
+        let began = clock.now
+        let history = History(of: registry) { began.duration(to: clock.now) }
+        let endpoint = try endpoint(state, history)
         defer { endpoint?.stop() }
 
         EngineLog.redirect { [logger] line in
@@ -142,7 +153,7 @@ public struct Daemon: Sendable {
         }
         await server.start()
         listening(address, endpoint?.address)
-        await serve(ring, acceptor, server, engine, state, requests)
+        await serve(ring, acceptor, server, engine, state, requests, history)
         guard !state.hasAbandonedCalls else { return false }
         engine.stop()
         return true
@@ -159,9 +170,21 @@ public struct Daemon: Sendable {
     }
 
     /// Where metrics and health are served from now on, if anywhere.
-    private func endpoint(_ state: DaemonState) throws(StartFailure) -> HealthEndpoint? {
+    private func endpoint(
+        _ state: DaemonState, _ history: History
+    ) throws(StartFailure) -> HealthEndpoint? {
         guard let source = plan.endpoint else { return nil }
-        let endpoint = HealthEndpoint(source, registry: registry, ready: { readiness(state) })
+        let page: StatusPage
+        do throws(CryptoFailure) {
+            page = try StatusPage(
+                of: identity,
+                from: StatusPage.Sources(
+                    keys: { state.keys }, readiness: { readiness(state) }, isStopping: { state.isStopping },
+                    epochSeconds: KeyRing.timeOfDay),
+                registry: registry, events: events, history: history)
+        } catch { throw StartFailure("cannot make the status page: \(error)") }
+        let endpoint = HealthEndpoint(
+            source, registry: registry, ready: { readiness(state) }, page: page.render)
         do throws(EndpointError) {
             try endpoint.start()
             return endpoint
@@ -184,9 +207,10 @@ public struct Daemon: Sendable {
     /// Runs the services until a signal comes; they start in this order and stop in the reverse one.
     private func serve(
         _ ring: KeyRing, _ acceptor: SocketAcceptor, _ server: Server, _ engine: EngineThread,
-        _ state: DaemonState, _ requests: ReloadRequests
+        _ state: DaemonState, _ requests: ReloadRequests, _ history: History
     ) async {
         var services: [any Service] = [
+            HistoryKeeping(history: history, clock: ContinuousClock()),
             KeyObservation(ring: ring),
             StatusLine(
                 ring: ring, callsInFlight: { server.callsInFlight }, longestSilence: plan.longestSilence,

@@ -5,6 +5,7 @@ internal import Logging
 private import Observability
 internal import ServiceLifecycle
 public import SocketAcceptance
+internal import StatusPage
 private import Threads
 
 extension EngineThread: EngineProgress {}
@@ -133,6 +134,16 @@ struct Watchdog: Service {
             }
             engine.postProbe()
         }
+    }
+}
+
+/// Keeps the hour of metrics that the status page shows.
+struct HistoryKeeping: Service {
+    let history: History
+    let clock: any Clock<Duration>
+
+    func run() async throws {
+        await untilShutdown(every: History.interval, clock) { history.takeSample() }
     }
 }
 

@@ -11,6 +11,7 @@ private import Logging
 private import Observability
 private import SecureMemory
 private import SocketAcceptance
+private import StatusPage
 
 /// `kmsward serve`: the daemon.
 struct Serve: AsyncParsableCommand {
@@ -114,7 +115,11 @@ struct Serve: AsyncParsableCommand {
         let file = config.map {
             ConfigurationFile($0, running: settings, judged: mark, units: units, backends: backends, log: log)
         }
-        let daemon = Daemon(plan, configuration: file, registry: registry, logger: logger) { executor in
+        let identity = StatusPage.Identity(
+            host: Self.hostName, version: Version.current, startedAt: KeyRing.timeOfDay())
+        let daemon = Daemon(
+            plan, as: identity, configuration: file, registry: registry, events: log.recent, logger: logger
+        ) { executor in
             let ring = KeyRing(settings.ring(of: keys), on: executor, logger: logger)
             let service = KeyService(
                 ring: ring, v2Version: settings.api.v2Version == .v2 ? .v2 : .v2beta1,
@@ -188,6 +193,12 @@ struct Serve: AsyncParsableCommand {
             }
         }
         return settings
+    }
+
+    private static var hostName: String {
+        var name = [CChar](repeating: 0, count: 256)
+        guard unsafe gethostname(&name, name.count - 1) == 0 else { return "this host" }
+        return String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
     private static func absolute(_ path: String) -> String? {

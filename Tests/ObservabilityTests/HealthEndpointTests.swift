@@ -19,6 +19,7 @@ import Testing
         func note(_ text: String?) { note.withLock { $0 = text } }
     }
 
+    private static let page = Page(html: Array("<p>all is well</p>".utf8), policy: "default-src 'none'")
     private static let everyone = HealthEndpoint.Limits()
 
     /// An endpoint on a free port, stopped when `body` is done.
@@ -29,7 +30,8 @@ import Testing
         let registry = PrometheusRegistry(process: false)
         registry.gauge(Names.Metric.connections) { 3 }
         let endpoint = HealthEndpoint(
-            .address(listen), registry: registry, ready: { checks.isFine }, limits: limits)
+            .address(listen), registry: registry, ready: { checks.isFine }, page: { Self.page },
+            limits: limits)
         try endpoint.start()
         let result: Result<Void, any Error>
         do { result = .success(try await body(try #require(endpoint.address))) } catch {
@@ -58,7 +60,7 @@ import Testing
     func paths(_ listen: String) async throws {
         try await withEndpoint(listen) { address in
             #expect(!address.hasSuffix(":0"))
-            #expect(body(await get(address, "/")) == "kmsward: /metrics /livez /readyz\n")
+            #expect(body(await get(address, "/")) == "<p>all is well</p>")
             #expect(body(await get(address, "/livez")) == "ok\n")
             #expect(body(await get(address, "/readyz")) == "ok\n")
             #expect(body(await get(address, "/metrics")).hasSuffix("\nkmsward_connections 3\n"))
@@ -113,6 +115,17 @@ import Testing
             #expect(body(answer) == "[!] key primary: riding through: timed out\nok\n")
             checks.set("stopped")
             #expect(body(await get(address, "/readyz")) == "[-] key primary: stopped\nnot ready\n")
+        }
+    }
+
+    @Test("the page comes with its policy, and nobody may show it as theirs or guess what it is")
+    func pageHeaders() async throws {
+        try await withEndpoint { address in
+            let head = await get(address, "/").split(separator: "\r\n")
+            for header in [
+                "Content-Type: text/html; charset=utf-8", "Content-Security-Policy: default-src 'none'",
+                "X-Content-Type-Options: nosniff", "Referrer-Policy: no-referrer", "Cache-Control: no-store",
+            ] { #expect(head.contains { $0 == header }, "\(header)") }
         }
     }
 
@@ -240,7 +253,8 @@ import Testing
     func portInUse() async throws {
         try await withEndpoint { address in
             let second = HealthEndpoint(
-                .address(address), registry: PrometheusRegistry(process: false), ready: { Readiness() })
+                .address(address), registry: PrometheusRegistry(process: false), ready: { Readiness() },
+                page: { Self.page })
             let error = #expect(throws: EndpointError.self) { try second.start() }
             #expect(error?.code == .addressInUse)
             #expect(error?.description.contains(address) == true)
@@ -254,7 +268,8 @@ import Testing
     @Test("an address of another machine is refused")
     func foreignAddress() {
         let endpoint = HealthEndpoint(
-            .address("192.0.2.1:9464"), registry: PrometheusRegistry(process: false), ready: { Readiness() })
+            .address("192.0.2.1:9464"), registry: PrometheusRegistry(process: false), ready: { Readiness() },
+            page: { Self.page })
         let error = #expect(throws: EndpointError.self) { try endpoint.start() }
         #expect(error?.code == .badAddress)
     }
@@ -284,7 +299,8 @@ import Testing
         defer { close(kept) }
         #expect(try HealthEndpoint.address(of: passed) == address.text)
         let endpoint = HealthEndpoint(
-            .adopted(passed), registry: PrometheusRegistry(process: false), ready: { Readiness() })
+            .adopted(passed), registry: PrometheusRegistry(process: false), ready: { Readiness() },
+            page: { Self.page })
         try endpoint.start()
         #expect(endpoint.address == address.text)
         #expect(body(await get(address.text, "/livez")) == "ok\n")
@@ -293,7 +309,8 @@ import Testing
         let between = try #require(Client(address.text))
         between.send("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         let next = HealthEndpoint(
-            .adopted(dup(kept)), registry: PrometheusRegistry(process: false), ready: { Readiness() })
+            .adopted(dup(kept)), registry: PrometheusRegistry(process: false), ready: { Readiness() },
+            page: { Self.page })
         try next.start()
         #expect(body(await onThread { between.finish() }) == "ok\n", "it has waited in the backlog")
         await onThread { next.stop() }
@@ -325,7 +342,8 @@ import Testing
     @Test("stopping frees the port, ends waiting clients, and may be repeated")
     func stop() async throws {
         let endpoint = HealthEndpoint(
-            .address("127.0.0.1:0"), registry: PrometheusRegistry(process: false), ready: { Readiness() })
+            .address("127.0.0.1:0"), registry: PrometheusRegistry(process: false), ready: { Readiness() },
+            page: { Self.page })
         try endpoint.start()
         let address = try #require(endpoint.address)
         let waiting = try #require(Client(address))
@@ -340,7 +358,8 @@ import Testing
         #expect(await get(address, "/livez") == "")
 
         let again = HealthEndpoint(
-            .address(address), registry: PrometheusRegistry(process: false), ready: { Readiness() })
+            .address(address), registry: PrometheusRegistry(process: false), ready: { Readiness() },
+            page: { Self.page })
         try again.start()
         #expect(body(await get(address, "/livez")) == "ok\n")
         await onThread { again.stop() }

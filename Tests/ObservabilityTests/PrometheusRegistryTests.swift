@@ -17,6 +17,47 @@ import Testing
         page(format).split(separator: "\n").map(String.init).filter { $0.hasPrefix(metric) }
     }
 
+    // MARK: reading
+
+    @Test("a total is that of the series with all of the labels, and of no label that only looks like them")
+    func totals() {
+        for (key, outcome, count) in [
+            ("a", "ok", 1), ("a", "throttled", 2), ("aa", "ok", 4), ("a\",outcome=\"ok", "throttled", 8),
+        ] {
+            Counter(
+                label: Names.Metric.backendCalls,
+                dimensions: [
+                    ("key", key), ("operation", "wrap"), ("outcome", outcome), ("attempt", "first"),
+                ],
+                factory: registry
+            ).increment(by: count)
+        }
+        registry.gauge(Names.Metric.connections) { 3 }
+        #expect(registry.total(Names.Metric.backendCalls) == 15)
+        #expect(registry.total(Names.Metric.backendCalls, [("key", "a")]) == 3)
+        #expect(registry.total(Names.Metric.backendCalls, [("outcome", "ok")]) == 5)
+        #expect(registry.total(Names.Metric.backendCalls, [("key", "a"), ("outcome", "ok")]) == 1)
+        #expect(registry.total(Names.Metric.backendCalls, [("key", "b")]) == 0)
+        #expect(registry.total(Names.Metric.connections) == 3)
+    }
+
+    @Test("tallies of several series are added up, and of none there are none")
+    func tallies() {
+        for method in ["encrypt", "decrypt"] {
+            let timer = Timer(
+                label: Names.Metric.requestDuration, dimensions: [("api", "v2"), ("method", method)],
+                factory: registry)
+            for nanoseconds in [40_000, 80_000, 80_000, 60_000_000_000] as [Int64] {
+                timer.recordNanoseconds(nanoseconds)
+            }
+        }
+        let all = registry.tallies(Names.Metric.requestDuration)
+        #expect(all.count == Names.Buckets.request.count + 1)
+        #expect(all.prefix(2) == [2, 4] && all.last == 2 && all.reduce(0, +) == 8)
+        #expect(registry.tallies(Names.Metric.requestDuration, [("method", "encrypt")]).reduce(0, +) == 4)
+        #expect(registry.tallies(Names.Metric.requestDuration, [("method", "status")]).isEmpty)
+    }
+
     // MARK: format
 
     @Test("a page in text format 0.0.4 has every kind of metric, byte for byte")

@@ -30,6 +30,20 @@ public struct Readiness: Sendable, Equatable, Codable {
     public var isReady: Bool { checks.allSatisfy { $0.problem == nil } }
 }
 
+/// A page for people.
+public struct Page: Sendable, Equatable {
+    /// The whole of it, HTML in UTF-8.
+    public let html: [UInt8]
+    /// Its Content-Security-Policy.
+    public let policy: String
+
+    /// A page.
+    public init(html: [UInt8], policy: String) {
+        self.html = html
+        self.policy = policy
+    }
+}
+
 /// Why the endpoint could not start.
 public struct EndpointError: Error, CustomStringConvertible, Equatable {
     /// What kind of failure.
@@ -55,7 +69,7 @@ public struct EndpointError: Error, CustomStringConvertible, Equatable {
     }
 }
 
-/// Serves /metrics, /livez and /readyz over HTTP on one thread of its own.
+/// Serves /metrics, /livez, /readyz and a page for people over HTTP on one thread of its own.
 ///
 /// GET and HEAD only, one request per connection. A client has `Limits.exchange` from connecting to having read the
 /// answer; beyond `Limits.connections` the oldest connection is cut, so idle clients cannot shut out a probe.
@@ -107,15 +121,19 @@ public final class HealthEndpoint: Sendable {
     ///   - registry: what /metrics shows.
     ///   - live: asked for /livez; about this process, never about a backend. Must not block.
     ///   - ready: asked for /readyz. Must not block: answer from memory.
+    ///   - page: asked for /. Must not block.
     ///   - limits: what clients may use up.
     public init(
         _ source: Source, registry: PrometheusRegistry,
         live: @escaping @Sendable () -> Readiness = { Readiness() },
-        ready: @escaping @Sendable () -> Readiness, limits: Limits = Limits()
+        ready: @escaping @Sendable () -> Readiness, page: @escaping @Sendable () -> Page,
+        limits: Limits = Limits()
     ) {
         self.source = source
         self.limits = limits
-        answer = { request in Self.answer(request, registry: registry, live: live, ready: ready) }
+        answer = { request in
+            Self.answer(request, registry: registry, live: live, ready: ready, page: page)
+        }
     }
 
     /// Throws what `start` would, if `listen` is not an address and a port.
@@ -177,11 +195,12 @@ public final class HealthEndpoint: Sendable {
     // MARK: answers
 
     static func answer(
-        _ request: HTTPRequest, registry: PrometheusRegistry, live: () -> Readiness, ready: () -> Readiness
+        _ request: HTTPRequest, registry: PrometheusRegistry, live: () -> Readiness,
+        ready: () -> Readiness, page: () -> Page
     ) -> HTTPReply {
         let known = ["/", "/metrics", "/livez", "/readyz"]
         guard known.contains(request.path) else {
-            return .text(404, "not found; there are /metrics, /livez and /readyz\n")
+            return .text(404, "not found; there are /, /metrics, /livez and /readyz\n")
         }
         guard request.isRead else {
             return HTTPReply(
@@ -196,7 +215,7 @@ public final class HealthEndpoint: Sendable {
                 body: registry.render(format))
         case "/livez": return probe(live(), isVerbose: request.isVerbose)
         case "/readyz": return probe(ready(), isVerbose: request.isVerbose)
-        default: return .text(200, "kmsward: /metrics /livez /readyz\n")
+        default: return .page(page())
         }
     }
 
@@ -243,6 +262,17 @@ struct HTTPReply: Sendable, Equatable {
 
     static func text(_ status: Int32, _ text: String) -> Self {
         Self(status: status, headers: [("Content-Type", plain)], body: Array(text.utf8))
+    }
+
+    /// Nothing may be loaded for it, nor may others show it as theirs.
+    static func page(_ page: Page) -> Self {
+        Self(
+            status: 200,
+            headers: [
+                ("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", page.policy),
+                ("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"),
+                ("Cross-Origin-Resource-Policy", "same-origin"),
+            ], body: page.html)
     }
 
     static func == (left: Self, right: Self) -> Bool {

@@ -49,6 +49,8 @@ public final class LogOutput: Sendable {
     private let levelIndex: Atomic<Int>
     private let thread: Mutex<OwnedThread?>
     private let now: @Sendable () -> Timestamp
+    /// The latest events, for who has no journal at hand.
+    public let recent = RecentEvents()
 
     /// Starts the writer thread and makes this the process's swift-log backend.
     ///
@@ -174,7 +176,10 @@ public final class LogOutput: Sendable {
         Handler(output: self, label: label, metadataProvider: metadataProvider)
     }
 
-    private func write(_ record: LogRecord) { queue.offer(Self.item(record, format)) }
+    private func write(_ record: LogRecord) {
+        recent.add(record)
+        queue.offer(Self.item(record, format))
+    }
 
     private static func item(_ record: LogRecord, _ format: LogFormat) -> LogQueue.Item {
         switch format {

@@ -1,11 +1,18 @@
-private import Events
+internal import Events
 internal import Glibc
 internal import Logging
 
 /// A point of the wall clock.
-struct Timestamp: Equatable {
-    let seconds: Int
+public struct Timestamp: Sendable, Equatable {
+    /// Seconds since 1970.
+    public let seconds: Int
     let nanoseconds: Int
+
+    /// A whole second.
+    public init(seconds: Int, nanoseconds: Int = 0) {
+        self.seconds = seconds
+        self.nanoseconds = nanoseconds
+    }
 
     static var now: Self {
         var time = timespec()
@@ -14,7 +21,7 @@ struct Timestamp: Equatable {
     }
 
     /// RFC 3339, UTC, milliseconds: `2026-03-01T08:05:09.042Z`.
-    var text: String {
+    public var text: String {
         var whole = time_t(seconds)
         var parts = unsafe tm()
         unsafe gmtime_r(&whole, &parts)
@@ -183,39 +190,39 @@ struct LogRecord {
     // MARK: journal
 
     /// The metadata that `MESSAGE` has too, with what stands before each: who reads `journalctl` sees no other field.
-    private static let told = [
+    private static let parts = [
         (Names.LogKey.cause, ": "), (Names.LogKey.reason, ": "), (Names.LogKey.changes, ": "),
         (Names.LogKey.remedy, ": "), (Names.LogKey.limit, "; "), (Names.LogKey.peerUID, "; uid "),
         (Names.LogKey.peerPID, ", pid "),
     ]
 
     /// An event in one line: what failed, for which key, why, what to do.
-    private func line(of event: Event) -> String {
+    var told: String {
         let values = metadata.mapValues(Self.text)
-        var told = Self.told
+        var parts = Self.parts
         // Where no cause names it.
-        if values[Names.LogKey.cause] == nil { told.append((Names.LogKey.keyID, ": ")) }
+        if values[Names.LogKey.cause] == nil { parts.append((Names.LogKey.keyID, ": ")) }
         var line = message
         if let method = values[Names.LogKey.method] {
             line += ": \(values[Names.LogKey.api] ?? "") \(method) \(values[Names.LogKey.code] ?? "")"
         } else if let key = values[Names.LogKey.key] {
             line = "key \(key): \(line)"
         }
-        for (name, mark) in told {
+        for (name, mark) in parts {
             if let value = values[name], !value.isEmpty { line += mark + value }
         }
         if let count = values[Names.LogKey.count] { line += "; \(count) more since the last of these" }
-        return "\(line) [\(event.code)]"
+        return Self.cut(line)
     }
 
-    private var event: Event? {
+    var event: Event? {
         metadata[Names.LogKey.event].map(Self.text).flatMap(Event.init)
     }
 
     /// The fields of a journal entry, each `NAME=value`.
     var journalFields: [[UInt8]] {
         var entry = [
-            "MESSAGE=" + Self.cut(event.map(line) ?? message),
+            "MESSAGE=" + (event.map { "\(told) [\($0.code)]" } ?? Self.cut(message)),
             "PRIORITY=\(level.priority)",
             "SYSLOG_IDENTIFIER=kmsward",
             "CODE_FILE=\(file)",

@@ -270,6 +270,42 @@ public final class PrometheusRegistry: MetricsFactory, Sendable {
 
     // MARK: reading
 
+    /// The sum of a counter's or gauge's series that have all of these labels; zero if there are none.
+    ///
+    /// Of those that handles and single callbacks report, not of `collect`.
+    public func total(_ name: String, _ labels: [(String, String)] = []) -> Double {
+        series(name, labels).reduce(0) { sum, series in
+            switch series {
+            case .counter(let series): sum + series.value.real
+            case .gauge(let series): sum + series.value.real
+            case .computed(let compute): sum + (compute() ?? 0)
+            case .histogram: sum
+            }
+        }
+    }
+
+    /// How many observations of a histogram's series that have all of these labels fell into each bucket, the last of which
+    /// has no upper bound.
+    public func tallies(_ name: String, _ labels: [(String, String)] = []) -> [UInt64] {
+        var sums: [UInt64] = []
+        for case .histogram(let series) in series(name, labels) {
+            let cumulative = series.snapshot.cumulative
+            let counts = zip(cumulative, [0] + cumulative).map { $0 - $1 }
+            sums = sums.isEmpty ? counts : zip(sums, counts).map(+)
+        }
+        return sums
+    }
+
+    private func series(_ name: String, _ labels: [(String, String)]) -> [Series] {
+        let pairs = labels.map { ",\($0.0)=\"\(Exposition.escaped($0.1, quotes: true))\"," }
+        return state.withLock { state in
+            (state.families[name]?.series ?? [:]).filter { place in
+                let text = ",\(place.key),"
+                return pairs.allSatisfy { text.contains($0) }
+            }.map(\.value)
+        }
+    }
+
     /// Every metric in `format`, families and series in the order of their names.
     ///
     /// Runs the callbacks on the calling thread, outside the registry's lock. Costs microseconds per series.

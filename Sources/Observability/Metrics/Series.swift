@@ -120,6 +120,13 @@ final class HistogramSeries: TimerHandler, RecorderHandler {
 enum Number: Equatable {
     case whole(Int64)
     case real(Double)
+
+    var real: Double {
+        switch self {
+        case .whole(let value): Double(value)
+        case .real(let value): value
+        }
+    }
 }
 
 /// A floating-point number that many threads add to.

@@ -147,7 +147,9 @@ extension Table {
                     joined(path, shown(entry.key)), at: entry.mark, unknown(entry, in: section, path: path))
             }
         }
-        let given = Set(entries.map(\.key))
+        // A misspelt option is told of once, by its mistake.
+        let given = Set(
+            entries.map(\.key) + entries.compactMap { Spelling.nearest(to: $0.key, among: names) })
         for option in options where option.summary.section == section && option.summary.isRequired {
             if !given.contains(option.summary.name) {
                 let missing = joined(path, option.summary.name)

@@ -62,11 +62,18 @@ struct SocketProbe {
         var waiting = pollfd(fd: fd, events: Int16(POLLIN), revents: 0)
         let milliseconds = Int32(clamping: Int64(patience / .milliseconds(1)))
         guard unsafe poll(&waiting, 1, milliseconds) > 0 else {
+            // systemd listens for a service that does not run; the daemon names itself as soon as it takes the socket over.
+            let isManager = owner.pid == 1
+            let who =
+                isManager
+                ? "systemd holds \(path) but no service answers"
+                : "pid \(owner.pid) listens on \(path) but said nothing"
             throw Problem(
                 detail:
-                    "pid \(owner.pid) listens on \(path) but said nothing within \(Doctor.text(patience)): DEADLINE_EXCEEDED "
-                    + "is what the API server sees",
-                remedy: "look at that process's log; it may be hung, or have as many connections as it allows"
+                    "\(who) within \(Doctor.text(patience)): DEADLINE_EXCEEDED is what the API server sees",
+                remedy: isManager
+                    ? "its service does not run, or hangs: systemctl status kmsward; journalctl -u kmsward -n 20"
+                    : "look at that process's log; it may be hung, or have as many connections as it allows"
             )
         }
         var answer = [UInt8](repeating: 0, count: 9)

@@ -27,6 +27,9 @@ extension Event {
         }.joined(separator: "\n")
     }
 
+    /// The same where there is no journal to fill in its fields: what is to be put in stands in capitals, as in the runbooks.
+    public var plainExplanation: String { explanation.replacing(/@KMSWARD_([A-Z_]+)@/) { $0.1 } }
+
     /// The message catalogue of the journal, for `journalctl --update-catalog`.
     public static func catalog() -> String {
         allCases.map { event in

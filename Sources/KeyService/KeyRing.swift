@@ -213,8 +213,9 @@ public final class KeyRing: Sendable {
         let name = (try? KeyID(parsing: keyID)).map { "key_id \($0)" } ?? "the key_id"
         let remedy =
             keys.allSatisfy { $0.settings.provider.storage == .file }
-            ? "add the former key file as a further key"
-            : "configure the key that wrote it, or name it in accept_identities or adopt_key_ids"
+            ? "add the former key file as a further key, or put cluster_context back if it was changed"
+            : "configure the key that wrote it, or put cluster_context back if it was changed; accept_identities and "
+                + "adopt_key_ids name keys under which others wrote"
         throw KMSFailure(.invalidArgument, "\(name) belongs to no configured key: \(remedy)")
     }
 

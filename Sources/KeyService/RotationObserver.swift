@@ -90,8 +90,8 @@ struct RotationObserver {
                         .misconfigured,
                         "this host announced \(stranger) before, a key_id of no key that is configured",
                         remedy:
-                            "put the former key back, or configure it as a further key; to give it up for good, "
-                            + "with all that was written under it, remove keyring.json from the state directory and restart"
+                            "the key was exchanged, or cluster_context was changed: put back what was there and restart, or "
+                            + "configure the former key as a further one"
                     ))
             }
             // Another epoch is the operator's word, not the backend's: nothing is to settle.

@@ -88,11 +88,13 @@ struct Admission {
     /// Whether more has come from it than its greeting.
     func hasSpoken(_ id: ID) -> Bool { served[id]?.hasSpoken ?? false }
 
-    /// Whether a process holds more than half of the places; true once until it holds none.
-    mutating func isNewCrowd(_ holder: Holder) -> Bool {
-        guard let count = places[holder], count > 1, count > maxConnections / 2 else { return false }
-        return crowds.insert(holder).inserted
+    /// Whether a process holds more than half of the places.
+    func isCrowd(_ holder: Holder) -> Bool {
+        places[holder].map { $0 > 1 && $0 > maxConnections / 2 } ?? false
     }
+
+    /// The same; true once until it holds none.
+    mutating func isNewCrowd(_ holder: Holder) -> Bool { isCrowd(holder) && crowds.insert(holder).inserted }
 
     /// It is over, whoever ended it.
     mutating func ended(_ id: ID) -> OnEnd {

@@ -379,6 +379,8 @@ public actor SocketAcceptor {
         observer?.connectionAccepted()
         observer?.connectionsChanged(to: served.count)
         logger.debug("accepted a connection", metadata: Self.metadata(connection.peer))
+        // Those that gave up while they waited for a start count for nothing.
+        if admission.isCrowd(holder) { sweep() }
         if admission.isNewCrowd(holder) {
             tell(
                 .connectionsOfOne,

@@ -86,8 +86,12 @@ public final class History: Sendable {
             _ title: String, _ unit: Curve.Unit, good: String, isBad: Bool = false,
             _ value: (_ from: Sample, _ to: Sample) -> Double?
         ) -> Curve {
-            let points = zip(samples, samples.dropFirst()).map { from, to in
-                Curve.Point(age: (now - to.at) / .seconds(1), value: value(from, to))
+            // Failures are counted over a minute: three in 15 s are three, not twelve a minute.
+            let least = unit == .inAMinute ? Duration.seconds(60) : .zero
+            let points = samples.indices.dropFirst().map { index in
+                let to = samples[index]
+                let from = samples[..<index].last { to.at - $0.at >= least } ?? samples[0]
+                return Curve.Point(age: (now - to.at) / .seconds(1), value: value(from, to))
             }
             return Curve(title: title, unit: unit, good: good, isBad: isBad, points: points)
         }
@@ -98,8 +102,8 @@ public final class History: Sendable {
             ) { from, to in
                 (to.calls - from.calls) / ((to.at - from.at) / .seconds(1))
             },
-            curve("Failed calls", .perMinute, good: "Good: none.", isBad: true) { from, to in
-                (to.failedCalls - from.failedCalls) / ((to.at - from.at) / .seconds(60))
+            curve("Failed calls", .inAMinute, good: "Good: none.", isBad: true) {
+                $1.failedCalls - $0.failedCalls
             },
             curve("Latency, 99th percentile", .seconds, good: "Encrypt and Decrypt. Good: below 10 ms.") {
                 Quantile.value(0.99, of: $1.latency, since: $0.latency, request)
@@ -109,10 +113,10 @@ public final class History: Sendable {
                 to.lookups > from.lookups ? (to.hits - from.hits) / (to.lookups - from.lookups) : nil
             },
             curve(
-                "Failed calls to the KMS", .perMinute, good: "Tries that it did not answer well. Good: none.",
+                "Failed calls to the KMS", .inAMinute, good: "Tries that it did not answer well. Good: none.",
                 isBad: true
-            ) { from, to in
-                (to.failedBackendCalls - from.failedBackendCalls) / ((to.at - from.at) / .seconds(60))
+            ) {
+                $1.failedBackendCalls - $0.failedBackendCalls
             },
             curve(
                 "KMS latency, 99th percentile", .seconds,
@@ -126,7 +130,7 @@ public final class History: Sendable {
 
 /// How one thing went in the last hour.
 struct Curve: Equatable {
-    enum Unit: Equatable { case perSecond, perMinute, share, seconds }
+    enum Unit: Equatable { case perSecond, inAMinute, share, seconds }
 
     struct Point: Equatable {
         /// Seconds ago.

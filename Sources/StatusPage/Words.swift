@@ -47,7 +47,7 @@ enum Words {
     static func value(_ value: Double, _ unit: Curve.Unit) -> String {
         switch unit {
         case .perSecond: return "\(number(value)) per second"
-        case .perMinute: return "\(number(value)) per minute"
+        case .inAMinute: return "\(number(value)) in a minute"
         case .share: return "\(number(value * 100)) %"
         case .seconds:
             switch value {

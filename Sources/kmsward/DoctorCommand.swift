@@ -24,7 +24,7 @@ struct DoctorCommand: AsyncParsableCommand {
             "The plugin's socket, as in the EncryptionConfiguration's endpoint.",
             discussion: "A path, unix:///path, or @name for an abstract socket.", valueName: "path"),
         completion: .file(), transform: parseSocket)
-    var socket: Doctor.Socket
+    var socket = Doctor.Socket.path("/run/kmsward/kms.sock")
 
     @Option(
         help: ArgumentHelp(

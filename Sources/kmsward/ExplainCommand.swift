@@ -27,7 +27,7 @@ struct ExplainCommand: ParsableCommand {
             }
             return
         }
-        print("\(event.code): \(event.entry.title)\n\(event.explanation)")
+        print("\(event.code): \(event.entry.title)\n\(event.plainExplanation)")
         print("Runbook: runbooks/\(event.entry.runbook).md, installed in \(Event.runbooks)")
     }
 }

@@ -276,6 +276,9 @@ private let key = "keys: [{ name: primary, local: { file: /k } }]\n"
     }
 
     static let missing: [Mistake] = [
+        Mistake(
+            "a misspelt option that is required", "kesy: []\n",
+            "1:1: error: kesy: unknown option; did you mean keys?"),
         Mistake("an empty file", "", "1:1: error: keys: missing; expected a list of 1 to 64 blocks"),
         Mistake(
             "a file of comments", "# nothing\n",

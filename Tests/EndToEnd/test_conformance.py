@@ -395,7 +395,7 @@ def test_c15_another_key_file_never_yields_the_same_key_id(start, folder, key_fi
     one.start()
     with one.kms() as kms:
         code, details = refusal(kms.status)
-        assert code is grpc.StatusCode.FAILED_PRECONDITION and "put the former key back" in details
+        assert code is grpc.StatusCode.FAILED_PRECONDITION and "put back what was there" in details
     one.stop()
     os.remove(folder / "state" / "keyring.json")
     one.start()

@@ -338,18 +338,23 @@ def test_c18_status_asks_nobody_whatever_the_service_does(on_jdcloud, fake, writ
 
 
 @pytest.mark.parametrize("write_format", FORMATS)
+@judged_undisturbed
 def test_c20_a_hung_service_costs_a_caller_its_time_and_gives_it_a_reason(on_jdcloud, unseen, fake, write_format):
+    """A moment before the caller's own timer would end the call without one."""
     seen, other = unseen(write_format, 2)
     one = on_jdcloud(changes=SELDOM, key={"write_format": write_format})
-    with one.kms(timeout=2) as kms:
-        kms.open(seen)
-        with fake.fault("hang"):
-            assert outcome(kms.status) == OK
-            assert outcome(kms.open, seen) == OK
-            assert outcome(kms.open, other) == "DEADLINE_EXCEEDED"
-            assert outcome(kms.encrypt, bytes(32)) == (OK if write_format == "envelope" else "UNAVAILABLE")
-        # It was still asked, and the next who wants it has it.
-        eventually(lambda: outcome(kms.open, other) == OK, "it is read")
+    try:
+        with one.kms(timeout=2) as kms:
+            kms.open(seen)
+            with fake.fault("hang"):
+                assert outcome(kms.status) == OK
+                assert outcome(kms.open, seen) == OK
+                assert outcome(kms.open, other) == "DEADLINE_EXCEEDED"
+                assert outcome(kms.encrypt, bytes(32)) == (OK if write_format == "envelope" else "UNAVAILABLE")
+            # It was still asked, and the next who wants it has it.
+            eventually(lambda: outcome(kms.open, other) == OK, "it is read")
+    finally:
+        one.discard()
 
 
 # ---- C23, C24: callers that leave, callers that come together ------------------------------------------------------

@@ -49,6 +49,7 @@ import Testing
         #expect(!entry.subject.hasSuffix("."))
         #expect((1...4).contains(entry.steps.count), "\(event.code)")
         #expect(!entry.title.contains("@"), "\(entry.title)")
+        #expect(!event.plainExplanation.contains("@KMSWARD_"), "without a journal nobody fills it in")
         for line in event.explanation.split(separator: "\n") {
             #expect(line.count <= 100 || !line.dropFirst(11).contains(" "), "\(line)")
         }

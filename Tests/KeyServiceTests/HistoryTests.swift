@@ -130,7 +130,7 @@ struct HistoryTests {
         await #expect(throws: KMSFailure.self) { _ = try await exchanged.status() }
         await #expect(throws: KMSFailure.self) { _ = try await exchanged.encrypt(random(32)) }
         let trouble = try #require(exchanged.ring.snapshot().first?.trouble)
-        #expect(trouble.contains("put the former key back"))
+        #expect(trouble.contains("put back what was there"))
 
         let keys = [
             KeySettings(name: "new", provider: FakeProvider(identity: "other"), suite: .aes256GCM),

@@ -50,8 +50,20 @@ struct HistoryTests {
             rig.history.takeSample()
         }
         #expect(try rig.curve("Calls").points.map(\.value) == [2, 65.0 / 15])
-        #expect(try rig.curve("Failed calls").points.map(\.value) == [0, 20])
+        #expect(try rig.curve("Failed calls").points.map(\.value) == [0, 5])
         #expect(try rig.curve("Calls").points.map(\.age) == [15, 0])
+    }
+
+    @Test("failures are counted over the last minute")
+    func failures() throws {
+        let rig = Rig()
+        rig.history.takeSample()
+        for failed in [1, 2, 4, 8, 16, 32, 0] {
+            rig.pass(.seconds(15))
+            rig.calls(failed, "UNAVAILABLE")
+            rig.history.takeSample()
+        }
+        #expect(try rig.curve("Failed calls").points.map(\.value) == [1, 3, 7, 15, 30, 60, 56])
     }
 
     @Test("an hour is kept and no more")
@@ -145,13 +157,13 @@ struct SparklineTests {
 
     @Test("only failures are drawn as such, and words tell what the picture shows")
     func words() {
-        let well = Sparkline(curve: curve([0, 0], .perMinute, isBad: true))
-        let bad = Sparkline(curve: curve([4, 0], .perMinute, isBad: true))
+        let well = Sparkline(curve: curve([0, 0], .inAMinute, isBad: true))
+        let bad = Sparkline(curve: curve([4, 0], .inAMinute, isBad: true))
         #expect(!well.picture.text.contains("spark bad") && bad.picture.text.contains("spark bad"))
-        #expect(bad.latest == "0 per minute" && bad.extreme == "highest 4 per minute, 15 min ago")
+        #expect(bad.latest == "0 in a minute" && bad.extreme == "highest 4 in a minute, 15 min ago")
         #expect(
             bad.picture.text.contains(
-                #"aria-label="T, last hour: now 0 per minute, highest 4 per minute, 15 min ago""#))
+                #"aria-label="T, last hour: now 0 in a minute, highest 4 in a minute, 15 min ago""#))
         #expect(Sparkline(curve: curve([0.9, 1], .share)).extreme == "lowest 90 %, 15 min ago")
         #expect(Sparkline(curve: curve([])).extreme == "nothing to measure yet")
         #expect(Sparkline(curve: curve([1, nil])).latest == "–")

@@ -23,7 +23,7 @@ struct WordsTests {
     @Test(
         "a value has its unit",
         arguments: [
-            (264.2, .perSecond, "264 per second"), (0, .perMinute, "0 per minute"),
+            (264.2, .perSecond, "264 per second"), (3, .inAMinute, "3 in a minute"),
             (0.9985, .share, "99.9 %"),
             (1, .share, "100 %"), (0.000222, .seconds, "222 µs"), (0.0042, .seconds, "4.2 ms"),
             (2.5, .seconds, "2.5 s"),

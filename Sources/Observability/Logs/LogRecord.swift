@@ -194,6 +194,8 @@ struct LogRecord {
         (Names.LogKey.cause, ": "), (Names.LogKey.reason, ": "), (Names.LogKey.changes, ": "),
         (Names.LogKey.remedy, ": "), (Names.LogKey.limit, "; "), (Names.LogKey.peerUID, "; uid "),
         (Names.LogKey.peerPID, ", pid "),
+        // What tells one caller's from another's, such as those that `kmsward doctor` makes.
+        (Names.LogKey.uid, "; request "),
     ]
 
     /// An event in one line: what failed, for which key, why, what to do.

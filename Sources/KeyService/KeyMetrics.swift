@@ -23,10 +23,12 @@ final class KeyMetrics: Sendable {
     init(_ factory: any MetricsFactory) { self.factory = factory }
 
     /// Sets what is known of a key that is probed every `interval`.
+    ///
+    /// `Double($0)` in full: `map(Double.init)` of a UInt64 takes its bits for those of the number.
     func publish(_ key: KeySnapshot, probedEvery interval: Duration) {
         tell(Names.Metric.keyReady, key.name, key.state == .active ? 1 : 0)
         tell(Names.Metric.localKEKAge, key.name, key.localKEKAge?.inSeconds)
-        tell(Names.Metric.localKEKUses, key.name, key.localKEKUses.map(Double.init))
+        tell(Names.Metric.localKEKUses, key.name, key.localKEKUses.map { Double($0) })
         tell(Names.Metric.localKEKMaximumAge, key.name, key.localKEKMaximumAge?.inSeconds)
         tell(
             Names.Metric.keyInfo, key.name, key.keyID.map { _ in 1 },
@@ -43,12 +45,12 @@ final class KeyMetrics: Sendable {
         tell(
             Names.Metric.keyWritesStop, key.name,
             key.encrypts && key.trouble != nil ? key.writesFail ? 0 : key.writesStopIn?.inSeconds : nil)
-        tell(Names.Metric.keyLastProof, key.name, key.lastProof.map(Double.init))
-        tell(Names.Metric.credentialsEnd, key.name, key.credentialsEnd.map(Double.init))
+        tell(Names.Metric.keyLastProof, key.name, key.lastProof.map { Double($0) })
+        tell(Names.Metric.credentialsEnd, key.name, key.credentialsEnd.map { Double($0) })
         tell(Names.Metric.clockOffset, key.name, key.clockOffset?.inSeconds)
-        tell(Names.Metric.keyLastProbe, key.name, key.lastProbe.map(Double.init))
+        tell(Names.Metric.keyLastProbe, key.name, key.lastProbe.map { Double($0) })
         tell(Names.Metric.keyProbeInterval, key.name, interval.inSeconds)
-        tell(Names.Metric.certificateEnd, key.name, key.certificateEnd.map(Double.init))
+        tell(Names.Metric.certificateEnd, key.name, key.certificateEnd.map { Double($0) })
         tell(Names.Metric.callPrice, key.name, key.callPrice)
     }
 

@@ -4,6 +4,7 @@ runbooks, docs/metrics.md; and the drill of the alerts in small."""
 import re
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
@@ -190,3 +191,20 @@ def test_alerts_fire_in_a_real_prometheus_and_end():
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("KmswardRidingThrough", "KmswardCallsFailing", "KmswardNotReady", "KmswardReloadRefused"):
         assert name in done.stdout, done.stdout
+
+
+def test_a_key_s_gauges_have_the_values_that_they_are_named_for(start, key_file):
+    """Not only that they are there: one had the bits of its number taken for the number."""
+    one = start()
+    (active, _), began = key_file.active, time.time()
+    with one.kms() as kms:
+        for _ in range(7):
+            kms.encrypt(bytes(32))
+    eventually(lambda: one.metric("kmsward_local_kek_uses", key="primary") == 7, "seven messages are counted")
+    assert one.metric("kmsward_local_kek_age_seconds", key="primary") <= time.time() - began + 60
+    assert one.metric("kmsward_local_kek_maximum_age_seconds", key="primary") == 30 * 86400
+    assert one.metric("kmsward_key_probe_interval_seconds", key="primary") == 1
+    for name in ("kmsward_key_last_proof_timestamp_seconds", "kmsward_key_last_probe_timestamp_seconds"):
+        assert began - 60 <= one.metric(name, key="primary") <= time.time() + 1, name
+    info = one.metrics_text()
+    assert one.metric("kmsward_key_info", key="primary", version=str(active), suite="aes-256-gcm", role="encrypts") == 1, info

@@ -31,12 +31,12 @@ extension Event {
                 cause:
                     "The message says what it needed and did not get: its socket, a port, a descriptor.",
                 meaning:
-                    "No call is answered on this host. API servers that run go on with what they have in "
-                    + "memory; one that restarts cannot read Secrets.",
+                    "No call is answered on this host: reads of what the API server has not in memory fail with "
+                    + "DEADLINE_EXCEEDED, writes stop within 3 minutes, and after a restart it cannot read Secrets.",
                 steps: [
-                    "Do what the message says.",
+                    "Do what the message says; systemd starts the daemon again by itself, each second.",
                     "runuser -u kmsward -- kmsward config check --on-this-host /etc/kmsward/kmsward.yaml",
-                    "systemctl restart kmsward",
+                    "systemctl status kmsward; if it says inactive: systemctl start kmsward",
                 ],
                 runbook: "KW-START-FAILED")
         case .configurationBroken:
@@ -47,10 +47,11 @@ extension Event {
                     "The file was changed since the last start, or the daemon's user may not read it, or the unit passes "
                     + "on another socket than it should.",
                 meaning:
-                    "No call is answered on this host until it is mended; the socket unit keeps callers waiting.",
+                    "No call is answered on this host until it is mended; the socket unit keeps callers waiting, so "
+                    + "the API server sees DEADLINE_EXCEEDED.",
                 steps: [
                     "runuser -u kmsward -- kmsward config check --on-this-host /etc/kmsward/kmsward.yaml",
-                    "Mend each line it prints; systemd starts the daemon again by itself.",
+                    "Mend each line it prints; systemd starts the daemon again by itself, each second.",
                     "If it cannot be read: chgrp kmsward /etc/kmsward/kmsward.yaml; chmod 640 /etc/kmsward/kmsward.yaml",
                 ],
                 runbook: "KW-START-FAILED")
@@ -65,7 +66,8 @@ extension Event {
                 steps: [
                     "runuser -u kmsward -- kmsward config check --on-this-host /etc/kmsward/kmsward.yaml",
                     "Mend the file, or put the former one back: it is read again by itself.",
-                    "systemctl reload kmsward, if the file was right too early.",
+                    "If the file is right, and what it names was not there yet (a service, a key file): systemctl "
+                        + "reload kmsward, once it is.",
                 ],
                 runbook: "KmswardReloadRefused")
         case .configurationRemark:
@@ -87,11 +89,14 @@ extension Event {
                 messageID: "a551d07e8e424af6afc90f37944e619f", level: .warning,
                 subject: "Some new options wait for a restart",
                 cause:
-                    "They are among those that cannot change while the daemon runs, such as limits.drain.",
+                    "They are among those that cannot change while the daemon runs, such as limits.drain and "
+                    + "cluster_context. A reload exits with 0 and applies none of them.",
                 meaning:
                     "None: the former values are in force.",
                 steps: [
-                    "systemctl restart kmsward, when every key is well: systemctl status kmsward"
+                    "If cluster_context is among them and the keys are well: take the change back.",
+                    "Else systemctl restart kmsward, when every key is ok in systemctl status kmsward, or has "
+                        + "\"Last proof: none yet\" on the status page, and so nothing in memory.",
                 ],
                 runbook: "KmswardReloadRefused")
         case .configurationTaken:
@@ -112,7 +117,8 @@ extension Event {
                 messageID: "18f2fe7388a141f3bc4225b994618286", level: .warning,
                 subject: "Ready, but the key that encrypts does not serve",
                 cause:
-                    "The key's service or key file was in trouble when the daemon started.",
+                    "The key's service or key file was in trouble when the daemon started, or cluster_context or the "
+                    + "first key was changed before.",
                 meaning:
                     "kube-apiserver starts and is told the cause, but cannot read or write Secrets until the"
                     + " key serves.",
@@ -170,7 +176,7 @@ extension Event {
                 meaning:
                     "Not known beforehand.",
                 steps: [
-                    "kmsward doctor --socket /run/kmsward/kms.sock",
+                    "kmsward doctor",
                     "Report it.",
                 ],
                 runbook: "KW-CALL-DEFECT")
@@ -383,13 +389,16 @@ extension Event {
                 messageID: "35e4ab15a81741ed849d3f823f1368f6", level: .warning,
                 subject: "A call was refused for what is in it (INVALID_ARGUMENT)",
                 cause:
-                    "A stored object is damaged, or was written with a key that is not configured. A few of "
-                    + "them are kmsward doctor, which tries damaged input on purpose.",
+                    "A stored object is damaged, or was written with a key that is not configured, or under another "
+                    + "cluster_context. Each run of kmsward doctor makes three, on purpose; those of v2 end in "
+                    + "request kmsward-doctor.",
                 meaning:
-                    "The objects concerned cannot be read; everything else can.",
+                    "The objects concerned cannot be read; everything else can, if /readyz is ok.",
                 steps: [
-                    "If the message says that the key_id belongs to no configured key: configure the former "
-                        + "key as a further key.",
+                    "If /readyz says that this host announced another key_id before: follow that entry.",
+                    "If the key_id belongs to no configured key: configure the former key as a further key.",
+                    "accept_identities: the same key had another identity; adopt_key_ids: another plugin wrote with "
+                        + "it. Neither helps after a changed cluster_context.",
                     "The runbook says how to find the objects.",
                 ],
                 runbook: "KmswardObjectsUnreadable")
@@ -412,12 +421,13 @@ extension Event {
                 subject:
                     "A call was not answered in the time that the API server gave it (DEADLINE_EXCEEDED)",
                 cause:
-                    "The key-management service is slow, or the timeout of the EncryptionConfiguration is short.",
+                    "The key-management service is slow, or the timeout of the EncryptionConfiguration is short. "
+                    + "(A daemon that does not run looks the same to the API server: systemctl is-active kmsward.)",
                 meaning:
                     "The API server tries again; what the service unwraps later is in memory then.",
                 steps: [
                     "curl -sS -m 5 http://127.0.0.1:9464/readyz",
-                    "kmsward doctor --socket /run/kmsward/kms.sock shows the latencies.",
+                    "kmsward doctor shows the latencies.",
                 ],
                 runbook: "KmswardCallsSlow")
         case .callUnauthenticated:
@@ -429,7 +439,7 @@ extension Event {
                     "The access key is wrong, disabled or expired, the clock is off, or the service's "
                     + "certificate is not trusted.",
                 meaning:
-                    "What is in memory is served. Writes stop when auth_grace is over.",
+                    "What is in memory is served. Status fails when auth_grace is over; writes stop within 3 minutes.",
                 steps: [
                     "Read the cause in the entry, then mend credentials, clock or trust."
                 ],
@@ -441,7 +451,7 @@ extension Event {
                 cause:
                     "A permission was taken away, or something between refuses.",
                 meaning:
-                    "What is in memory is served. Writes stop when auth_grace is over.",
+                    "What is in memory is served. Status fails when auth_grace is over; writes stop within 3 minutes.",
                 steps: [
                     "Give the credentials encrypt, decrypt and describe for the key again."
                 ],
@@ -536,9 +546,10 @@ extension Event {
                 meaning:
                     Self.untilWritesStop,
                 steps: [
-                    "Read the cause in the entry.",
-                    "Put credentials in place that serve: they are taken without a restart.",
-                    "timedatectl, if the cause names clock or date.",
+                    "Read the cause in the entry. Was it meant? Ask whoever owns IAM: a key may have leaked.",
+                    "Put credentials in place that serve; those in files are taken with the next call.",
+                    "To win time: auth_grace: 4h below the key in the configuration, and systemctl reload kmsward.",
+                    "timedatectl, if the cause names clock or date, or kmsward_backend_clock_offset_seconds is not 0.",
                 ],
                 runbook: "KmswardUnauthorised")
         case .keyDenied:
@@ -550,8 +561,9 @@ extension Event {
                 meaning:
                     Self.untilWritesStop,
                 steps: [
+                    "Was it meant? Ask whoever owns IAM.",
                     "Give the credentials encrypt, decrypt and describe for the key again; it is noticed at "
-                        + "the next probe."
+                        + "the next probe.",
                 ],
                 runbook: "KmswardUnauthorised")
         case .keyNotFound:
@@ -574,8 +586,8 @@ extension Event {
                 cause:
                     "Somebody disabled the key or scheduled its deletion, by mistake or for a reason.",
                 meaning:
-                    "Writes of Secrets stop at once, and every API server becomes unready. Said again 30 s "
-                    + "later, what is in memory is wiped and reads fail too.",
+                    "Every API server becomes unready at once, and refuses writes 3 minutes after its last good "
+                    + "Status. Said again 30 s later, what is in memory is wiped, and kmsward decrypts nothing.",
                 steps: [
                     "Ask who did it, and why.",
                     "Enable the key again, or cancel its deletion, in the console of the service.",
@@ -590,7 +602,8 @@ extension Event {
                     "The key was replaced by another of the same name, restored from a backup, or the "
                     + "service is broken.",
                 meaning:
-                    "Writes stop at once, since they could not be read again. What is in memory is read.",
+                    "kmsward encrypts nothing more, since it could not be read again. API servers are unready at once, "
+                    + "and refuse writes 3 minutes after their last good Status. What is in memory is read.",
                 steps: [
                     "Do not force writes.",
                     "Ask whoever runs the service what was changed.",
@@ -614,12 +627,15 @@ extension Event {
                 messageID: "500a48a6ec5646e7bc57026488d1e959", level: .warning,
                 subject: "Key @KMSWARD_KEY@: its set-up is wrong",
                 cause:
-                    "A file is missing or damaged, a value cannot be used, or the key is another one than before.",
+                    "A file is missing or damaged, a value cannot be used, or the key is another one than before: "
+                    + "cluster_context, key_id or key file was changed.",
                 meaning:
                     Self.untilWritesStop,
                 steps: [
                     "runuser -u kmsward -- kmsward config check --on-this-host /etc/kmsward/kmsward.yaml",
-                    "Do what the entry says; it is noticed at the next probe.",
+                    "Do what the entry says; what is put right below keys is noticed at the next probe or reload.",
+                    "\"this host announced ... before\": compare cluster_context and the first key with another "
+                        + "control plane, put back what was there, and restart: a reload does not take cluster_context.",
                 ],
                 runbook: "KmswardKeyMisconfigured")
         case .keyWiped:
@@ -653,7 +669,7 @@ extension Event {
                 messageID: "36963faacd6e43ffb518785caaf876f4", level: .notice,
                 subject: "Another key_id is announced: @KMSWARD_KEY_ID@",
                 cause:
-                    "A rotation at the key's service or in its file, another first key, or the first start.",
+                    "A start of the daemon, a rotation at the key's service or in its file, or another first key.",
                 meaning:
                     "New writes carry it. Objects keep the former one until they are written again.",
                 steps: [
@@ -742,6 +758,7 @@ extension Event {
     }
 
     private static let untilWritesStop =
-        "While it goes on with what it has: nothing, until the time in the message is over. Once it does not"
-        + " serve: every API server is unready, and writes stop after 3 minutes."
+        "Nothing while it goes on with what it has, until the time in the message is over. Then, or at once if the"
+        + " message says that it does not serve, Status fails: API servers that ask this host are unready, and refuse"
+        + " writes 3 minutes after their last good Status."
 }

@@ -13,7 +13,7 @@ struct DoctorCommand: AsyncParsableCommand {
         discussion: """
             Works with any KMS plugin, not only this one. Calls Version, Status, Encrypt and Decrypt through both APIs, \
             checks the limits that the API server enforces, tries damaged input, and measures latencies. Changes nothing. \
-            In kmsward's log the damaged input is a notice or two. A kmsward is also asked how its keys are: one that still serves \
+            In kmsward's log the damaged input is three notices. A kmsward is also asked how its keys are: one that still serves \
             from memory looks sound to the API server until its time is over.
 
             Exit code 0: all is well, or only warnings; 1: the API server cannot work with this plugin.

@@ -28,7 +28,14 @@ extension Event {
     }
 
     /// The same where there is no journal to fill in its fields: what is to be put in stands in capitals, as in the runbooks.
-    public var plainExplanation: String { explanation.replacing(/@KMSWARD_([A-Z_]+)@/) { $0.1 } }
+    public var plainExplanation: String { Self.plain(explanation) }
+
+    /// What to do first, likewise.
+    public var plainSteps: [String] { entry.steps.map(Self.plain) }
+
+    private static func plain(_ text: String) -> String {
+        text.replacing(/@KMSWARD_([A-Z_]+)@/) { $0.1 }
+    }
 
     /// The message catalogue of the journal, for `journalctl --update-catalog`.
     public static func catalog() -> String {

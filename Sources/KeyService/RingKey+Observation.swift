@@ -308,7 +308,7 @@ extension RingKey {
         ]
         if isServing, let writesStopIn {
             let subject = writesFail ? "Status fails" : "writes stop"
-            metadata[Names.LogKey.limit] = "\(subject) in \(writesStopIn.components.seconds / 60) min"
+            metadata[Names.LogKey.limit] = "\(subject) in \(writesStopIn.inWords)"
         }
         logger.event(
             Event(trouble.code),

@@ -77,7 +77,7 @@ public struct Daemon: Sendable {
     private let keys: @Sendable (any SerialExecutor) -> (KeyRing, any KMSServing)
     private let registry: PrometheusRegistry
     private let identity: StatusPage.Identity
-    private let events: RecentEvents
+    private let log: LogOutput
     private let configuration: (any LiveConfiguration)?
     private let manager: any ServiceManager
     private let logger: Logger
@@ -86,10 +86,10 @@ public struct Daemon: Sendable {
     /// executor.
     ///
     /// `configuration` is what it goes by, if that may change while it runs. `registry` must be the process's metrics backend
-    /// already, and the log must be set up: `events` are the latest of it.
+    /// already, and `log` its log.
     public init(
         _ plan: Plan, as identity: StatusPage.Identity, configuration: (any LiveConfiguration)? = nil,
-        registry: PrometheusRegistry, events: RecentEvents,
+        registry: PrometheusRegistry, log: LogOutput,
         manager: any ServiceManager = Systemd(), logger: Logger,
         keys: @escaping @Sendable (any SerialExecutor) -> (KeyRing, any KMSServing)
     ) {
@@ -98,7 +98,7 @@ public struct Daemon: Sendable {
         self.configuration = configuration
         self.identity = identity
         self.registry = registry
-        self.events = events
+        self.log = log
         self.manager = manager
         self.logger = logger
     }
@@ -181,7 +181,7 @@ public struct Daemon: Sendable {
                 from: StatusPage.Sources(
                     keys: { state.keys }, readiness: { readiness(state) }, isStopping: { state.isStopping },
                     epochSeconds: KeyRing.timeOfDay),
-                registry: registry, events: events, history: history)
+                registry: registry, log: log, history: history)
         } catch { throw StartFailure("cannot make the status page: \(error)") }
         let endpoint = HealthEndpoint(
             source, registry: registry, ready: { readiness(state) }, page: page.render)

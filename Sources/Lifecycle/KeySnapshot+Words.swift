@@ -34,19 +34,9 @@ extension KeySnapshot {
     private var reservation: String? {
         guard let trouble else { return nil }
         guard encrypts, let writesStopIn else { return "serves, with trouble: \(trouble)\(code)" }
-        let left = Self.words(writesStopIn) + code
+        let left = writesStopIn.inWords + code
         return writesFail
             ? "writes fail: \(trouble); Status fails in \(left)"
             : "riding through: \(trouble); writes stop in \(left)"
-    }
-
-    /// `23 h 12 min`, `12 min`; rounded down, so that nobody waits too long.
-    private static func words(_ duration: Duration) -> String {
-        let minutes = duration.components.seconds / 60
-        switch minutes {
-        case ..<1: return "less than a minute"
-        case ..<60: return "\(minutes) min"
-        default: return "\(minutes / 60) h \(minutes % 60) min"
-        }
     }
 }

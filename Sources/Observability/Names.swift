@@ -237,6 +237,9 @@ public enum Names {
             "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
             "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
         ]
+        /// Those that are failures: not what the caller gave up or asked wrongly.
+        public static let failures =
+            codes.filter { !["OK", "CANCELLED", "INVALID_ARGUMENT"].contains($0) } + [other]
         /// Values of `Label.reason`.
         public static let refusals = ["uid", "limit", "handshake_timeout", "not_http2", "stalled", "barred"]
         /// Values of `Label.operation`.
@@ -511,8 +514,9 @@ public enum Names {
     public enum Buckets {
         /// A call answered from memory takes tens of microseconds; the API server gives up after seconds.
         public static let request = [
-            0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5,
-            5, 10,
+            0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5,
+            2, 2.5,
+            3, 5, 10,
         ]
         /// Sealing and opening take some ten microseconds, and more only where the host is short of processors.
         public static let crypto = [
@@ -520,7 +524,7 @@ public enum Names {
         ]
         /// A call to a key-management service crosses a network, or not.
         public static let backend = [
-            0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
+            0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 2.5, 3, 5, 10, 30,
         ]
         /// For a histogram that the catalogue does not know.
         public static let standard = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10]

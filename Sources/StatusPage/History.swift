@@ -3,24 +3,29 @@ private import Synchronization
 
 /// An hour of the metrics that tell how the daemon does, in memory.
 ///
-/// Some 60 KB. What it keeps are the counters themselves; rates and shares are worked out when somebody looks.
+/// Some 80 KB. What it keeps are the counters themselves; rates and shares are worked out when somebody looks.
 public final class History: Sendable {
     /// How often a sample is to be taken.
     public static let interval = Duration.seconds(15)
     static let span = Duration.seconds(3600)
     private static let capacity = Int(span / interval) + 1
 
-    /// The counters at one moment.
-    private struct Sample {
-        let at: Duration
-        let calls: Double
-        let failedCalls: Double
-        let latency: [UInt64]
-        let hits: Double
-        let lookups: Double
-        let backendCalls: Double
-        let failedBackendCalls: Double
-        let backendLatency: [UInt64]
+    /// The counters at one moment, none of them a difference: calls go on while they are read.
+    struct Sample {
+        var at = Duration.zero
+        var calls = 0.0
+        var failedCalls = 0.0
+        /// Decrypts that were refused for what they asked.
+        var unreadable = 0.0
+        var decrypts = 0.0
+        /// Those of them that waited for an unwrapped key.
+        var lookups = 0.0
+        var latency: [UInt64] = []
+        var failedBackendCalls = 0.0
+        var throttledBackendCalls = 0.0
+        var backendLatency: [UInt64] = []
+        var accepted = 0.0
+        var refused = 0.0
     }
 
     private let registry: PrometheusRegistry
@@ -47,36 +52,46 @@ public final class History: Sendable {
 
     private func sample() -> Sample {
         let (requests, backend) = (Names.Metric.requests, Names.Metric.backendCalls)
-        let calls = registry.total(requests)
-        // Ended by the caller, or nothing that we could have answered: neither is a failure of ours.
-        let good = ["OK", "CANCELLED", "INVALID_ARGUMENT"].reduce(0) {
-            $0 + registry.total(requests, [(Names.Label.code, $1)])
-        }
-        let tallies = ["encrypt", "decrypt"].map {
-            registry.tallies(Names.Metric.requestDuration, [(Names.Label.method, $0)])
-        }
-        let backendCalls = registry.total(backend)
-        return Sample(
-            at: elapsed(), calls: calls, failedCalls: calls - good, latency: Self.sum(tallies),
-            hits: registry.total(Names.Metric.cacheRequests, [(Names.Label.outcome, "hit")]),
-            lookups: registry.total(Names.Metric.cacheRequests), backendCalls: backendCalls,
-            failedBackendCalls: backendCalls - registry.total(backend, [(Names.Label.outcome, "ok")]),
-            backendLatency: registry.tallies(Names.Metric.backendDuration))
+        var sample = Sample(at: elapsed())
+        sample.calls = registry.total(requests)
+        sample.failedCalls = registry.total(requests, [Names.Label.code: Names.Value.failures])
+        sample.unreadable = registry.total(
+            requests, [Names.Label.method: ["decrypt"], Names.Label.code: ["INVALID_ARGUMENT"]])
+        sample.decrypts = registry.total(requests, [Names.Label.method: ["decrypt"]])
+        sample.lookups = registry.total(
+            Names.Metric.cacheRequests, [Names.Label.outcome: Names.Value.cacheResults.filter { $0 != "hit" }]
+        )
+        sample.latency = registry.tallies(
+            Names.Metric.requestDuration, [Names.Label.method: ["encrypt", "decrypt"]])
+        sample.failedBackendCalls = registry.total(backend, [Names.Label.outcome: Names.Value.troubles])
+        sample.throttledBackendCalls = registry.total(backend, [Names.Label.outcome: ["throttled"]])
+        sample.backendLatency = registry.tallies(Names.Metric.backendDuration)
+        sample.accepted = registry.total(Names.Metric.connectionsAccepted)
+        sample.refused = registry.total(
+            Names.Metric.connectionsRefused, [Names.Label.reason: ["uid", "limit", "stalled", "barred"]])
+        return sample
     }
 
-    private static func sum(_ tallies: [[UInt64]]) -> [UInt64] {
-        tallies.reduce([]) { sum, next in
-            sum.isEmpty ? next : next.isEmpty ? sum : zip(sum, next).map { $0 + $1 }
-        }
+    /// How much a counter has grown, as of now, since the last sample that is at least this many seconds old, or the first.
+    func growth(of counter: (Sample) -> Double, within seconds: Int64) -> Int {
+        let (now, before) = between(seconds)
+        return Int(max(0, counter(now) - counter(before)))
     }
 
-    /// Calls that failed, as of now, since the last sample that is older than this many seconds, or the first of all.
-    func failedCalls(within seconds: Int64) -> Int {
+    /// Encrypts and Decrypts that took longer than `limit` seconds, a bound of the histogram, and all of them, likewise.
+    func slowCalls(beyond limit: Double, within seconds: Int64) -> (slow: Int, all: Int) {
+        let (now, before) = between(seconds)
+        let counts = Quantile.growth(of: now.latency, since: before.latency)
+        let slow = zip(Names.Buckets.request + [.infinity], counts).filter { $0.0 > limit }
+        return (Int(slow.reduce(0) { $0 + $1.1 }), Int(counts.reduce(0, +)))
+    }
+
+    private func between(_ seconds: Int64) -> (now: Sample, before: Sample) {
         let now = sample()
         let before = samples.withLock { samples in
             samples.last { now.at - $0.at >= .seconds(seconds) } ?? samples.first
         }
-        return Int(now.failedCalls - (before?.failedCalls ?? 0))
+        return (now, before ?? now)
     }
 
     /// The hour in curves.
@@ -95,34 +110,31 @@ public final class History: Sendable {
             }
             return Curve(title: title, unit: unit, good: good, isBad: isBad, points: points)
         }
-        let request = Names.Buckets.request
         return [
             curve(
                 "Calls", .perSecond, good: "As many as the API server makes; Status once a minute at least."
-            ) { from, to in
-                (to.calls - from.calls) / ((to.at - from.at) / .seconds(1))
-            },
+            ) { ($1.calls - $0.calls) / (($1.at - $0.at) / .seconds(1)) },
             curve("Failed calls", .inAMinute, good: "Good: none.", isBad: true) {
                 $1.failedCalls - $0.failedCalls
             },
-            curve("Latency, 99th percentile", .seconds, good: "Encrypt and Decrypt. Good: below 10 ms.") {
-                Quantile.value(0.99, of: $1.latency, since: $0.latency, request)
+            curve("99 of 100 calls within", .within, good: "Encrypt and Decrypt. Good: 10 ms.") {
+                Quantile.bound(0.99, of: $1.latency, since: $0.latency, Names.Buckets.request)
             },
-            curve("Answered from cache", .share, good: "Good: near 100 %, but just after a start.") {
+            curve("Decrypts from memory", .share, good: "Good: near 100 %, but just after a start.") {
                 from, to in
-                to.lookups > from.lookups ? (to.hits - from.hits) / (to.lookups - from.lookups) : nil
+                // A look-up counts when it begins, a Decrypt when it ends.
+                let (all, waited) = (to.decrypts - from.decrypts, to.lookups - from.lookups)
+                return all > 0 ? min(max(0, 1 - waited / all), 1) : nil
             },
             curve(
                 "Failed calls to the KMS", .inAMinute, good: "Tries that it did not answer well. Good: none.",
                 isBad: true
-            ) {
-                $1.failedBackendCalls - $0.failedBackendCalls
-            },
+            ) { $1.failedBackendCalls - $0.failedBackendCalls },
             curve(
-                "KMS latency, 99th percentile", .seconds,
+                "99 of 100 calls to the KMS within", .within,
                 good: "Good: far below the API server's timeout, 3 s by default."
             ) {
-                Quantile.value(0.99, of: $1.backendLatency, since: $0.backendLatency, Names.Buckets.backend)
+                Quantile.bound(0.99, of: $1.backendLatency, since: $0.backendLatency, Names.Buckets.backend)
             },
         ]
     }
@@ -130,12 +142,12 @@ public final class History: Sendable {
 
 /// How one thing went in the last hour.
 struct Curve: Equatable {
-    enum Unit: Equatable { case perSecond, inAMinute, share, seconds }
+    enum Unit: Equatable { case perSecond, inAMinute, share, within }
 
     struct Point: Equatable {
         /// Seconds ago.
         let age: Double
-        /// Nil where there was nothing to measure.
+        /// Nil where there was nothing to measure; infinite beyond the last bound of a histogram.
         let value: Double?
     }
 
@@ -151,22 +163,29 @@ struct Curve: Equatable {
 
 /// What a histogram says of the slowest.
 enum Quantile {
-    /// The `share` quantile of what was observed between two tallies, as PromQL's histogram_quantile works it out; nil if
-    /// nothing was.
-    static func value(
+    /// How much each tally has grown; of a histogram that began anew meanwhile, all of it.
+    static func growth(of tallies: [UInt64], since before: [UInt64]) -> [UInt64] {
+        tallies.enumerated().map { index, tally in
+            let former = before.indices.contains(index) ? before[index] : 0
+            return tally >= former ? tally - former : tally
+        }
+    }
+
+    /// The bound below which a share of what was observed between two tallies lies; nil if nothing was, infinite if it lies
+    /// beyond the last bound.
+    ///
+    /// A value within the bucket would be a guess: buckets are wide.
+    static func bound(
         _ share: Double, of tallies: [UInt64], since before: [UInt64], _ bounds: [Double]
     ) -> Double? {
-        let counts = tallies.enumerated().map { $1 - (before.indices.contains($0) ? before[$0] : 0) }
+        let counts = growth(of: tallies, since: before)
         let total = counts.reduce(0, +)
         guard total > 0 else { return nil }
-        let rank = share * Double(total)
         var below: UInt64 = 0
-        for (bound, (lower, count)) in zip(bounds, zip([0] + bounds, counts)) {
-            if Double(below + count) >= rank, count > 0 {
-                return lower + (bound - lower) * (rank - Double(below)) / Double(count)
-            }
+        for (bound, count) in zip(bounds, counts) {
             below += count
+            if Double(below) >= share * Double(total) { return bound }
         }
-        return bounds.last
+        return .infinity
     }
 }

@@ -1,3 +1,4 @@
+private import Events
 internal import KeyService
 internal import Logging
 internal import Observability
@@ -29,8 +30,7 @@ struct Layout {
             <header>
             <p class="over">kmsward on \(report.identity.host)</p>
             <div id="verdict" role="status">\(headline(verdict))</div>
-            <p id="stale" role="alert" hidden>No answer from the daemon: what is shown is from <span id="since"></span> \
-            and may be wrong now.</p>
+            <p id="stale" role="alert" hidden></p>
             </header>
             <main id="live">
             \(findings(verdict))\(keys)\(curves)\(events)\(facts)
@@ -56,11 +56,7 @@ struct Layout {
     private func findings(_ verdict: Verdict) -> HTML {
         guard !verdict.findings.isEmpty else { return "" }
         let items: [HTML] = verdict.findings.map { finding in
-            let advice: HTML =
-                finding.code.map {
-                    " <span class=\"good\">What to do: <code>kmsward explain \($0)</code></span>"
-                } ?? ""
-            return "<li><b>\(finding.whose)</b> <span>\(finding.what)</span>\(advice)</li>\n"
+            "<li><b>\(finding.whose)</b> <span>\(finding.what)</span>\(advice(finding))</li>\n"
         }
         return """
             <section aria-labelledby="why">
@@ -72,6 +68,16 @@ struct Layout {
             """
     }
 
+    /// What to do about it: here and now, for whoever has no shell at hand.
+    private func advice(_ finding: Verdict.Finding) -> HTML {
+        let steps: [HTML] = finding.event?.plainSteps.map { "<li>\($0)</li>\n" } ?? []
+        let list: HTML = steps.isEmpty ? "" : "<ol class=\"steps\">\n\(steps)</ol>"
+        let code: HTML = finding.event.map { "<code>kmsward explain \($0.code)</code>, " } ?? ""
+        let page: HTML = finding.runbook.map { "runbook <code>\($0)</code>" } ?? ""
+        guard finding.runbook != nil else { return list }
+        return "\(list) <p class=\"good\">More: \(code)\(page)</p>"
+    }
+
     private func time(_ seconds: Int64) -> HTML {
         "<time datetime=\"\(Words.machineTime(seconds))\">\(Words.time(seconds))</time>"
     }
@@ -79,8 +85,17 @@ struct Layout {
     // MARK: keys
 
     private var keys: HTML {
-        let cards = report.keys.map(card)
-        let all: HTML = cards.isEmpty ? "<p>None is known yet.</p>" : "<div class=\"cards\">\n\(cards)</div>"
+        // What is wrong first, then the one that encrypts; the rest, of which there may be many, in a line each.
+        let bad = report.keys.filter { Self.state(of: $0).1 != .well }
+            .sorted { Self.state(of: $0).1 > Self.state(of: $1).1 }
+        let rest = report.keys.filter { Self.state(of: $0).1 == .well }
+        let open = bad + rest.filter(\.encrypts)
+        let cards: [HTML] = open.map { card($0, isFolded: false) }
+        let folded: [HTML] = rest.filter { !$0.encrypts }.map { card($0, isFolded: true) }
+        let all: HTML =
+            report.keys.isEmpty
+            ? "<p>None is known yet.</p>"
+            : "<div class=\"cards\">\n\(cards)</div>\n<div class=\"folded\">\n\(folded)</div>"
         return """
             <section aria-labelledby="keys">
             <h2 id="keys">Keys</h2>
@@ -90,7 +105,7 @@ struct Layout {
             """
     }
 
-    private func card(_ key: KeySnapshot) -> HTML {
+    private func card(_ key: KeySnapshot, isFolded: Bool) -> HTML {
         let (state, level) = Self.state(of: key)
         var rows: [(String, HTML)] = [
             ("Role", key.encrypts ? "encrypts and decrypts" : "decrypts only"),
@@ -116,9 +131,20 @@ struct Layout {
             rows.append(("Breaker", "open: the service is left alone for now"))
         }
         let list: [HTML] = rows.map { "<div><dt>\($0.0)</dt><dd>\($0.1)</dd></div>\n" }
+        let title: HTML = "\(key.name) <span class=\"state\">\(state)</span>"
+        if isFolded {
+            return """
+                <details class="\(level.rawValue)" id="key-\(key.name)">
+                <summary>\(title)</summary>
+                <dl>
+                \(list)</dl>
+                </details>
+
+                """
+        }
         return """
             <article class="\(level.rawValue)">
-            <h3>\(key.name) <span class="state">\(state)</span></h3>
+            <h3>\(title)</h3>
             <dl>
             \(list)</dl>
             </article>
@@ -128,7 +154,9 @@ struct Layout {
 
     static func state(of key: KeySnapshot) -> (String, Verdict.Level) {
         switch key.state {
-        case .active: key.trouble == nil ? ("well", .well) : ("serves, with trouble", .trouble)
+        case .active where key.trouble == nil: ("well", .well)
+        case .active where key.writesFail && key.encrypts: ("does not encrypt", .down)
+        case .active: ("serves, with trouble", .trouble)
         case .starting: ("not known yet", key.encrypts ? .down : .trouble)
         case .failed: ("does not serve", key.encrypts ? .down : .trouble)
         }
@@ -178,8 +206,11 @@ struct Layout {
 
                 """
         }
-        let list: HTML =
-            items.isEmpty ? "<p>None since the start.</p>" : "<ol class=\"events\">\n\(items)</ol>"
+        let none: HTML =
+            report.hidesEvents
+            ? "<p>None that <code>log.level</code> lets through, which hides some.</p>"
+            : "<p>None since the start.</p>"
+        let list: HTML = items.isEmpty ? none : "<ol class=\"events\">\n\(items)</ol>"
         return """
             <section aria-labelledby="events">
             <h2 id="events">Events</h2>

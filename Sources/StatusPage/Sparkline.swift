@@ -11,7 +11,7 @@ struct Sparkline {
 
     /// The value that the top of the picture stands for.
     private var top: Double {
-        let most = known.map(\.value).max() ?? 0
+        let most = known.map(\.value).filter(\.isFinite).max() ?? 0
         return curve.unit == .share ? 1 : most > 0 ? most : 1
     }
 
@@ -28,6 +28,7 @@ struct Sparkline {
         let (name, worst) =
             curve.unit == .share ? ("lowest", known.min(by: order)) : ("highest", known.max(by: order))
         guard let worst else { return "nothing to measure yet" }
+        if curve.isBad, worst.value == 0 { return "none in the last hour" }
         return "\(name) \(Words.value(worst.value, curve.unit)), \(Words.span(Int64(worst.age))) ago"
     }
 

@@ -5,6 +5,7 @@
 
 public import EnvelopeCrypto
 public import KeyService
+private import Logging
 public import Observability
 
 /// The page, made anew whenever somebody asks for it.
@@ -45,20 +46,20 @@ public struct StatusPage: Sendable {
     private let identity: Identity
     private let sources: Sources
     private let registry: PrometheusRegistry
-    private let events: RecentEvents
+    private let log: LogOutput
     private let history: History
     private let policy: Policy
 
     /// A page of this daemon; throws where the loaded OpenSSL has no SHA-256.
     public init(
-        of identity: Identity, from sources: Sources, registry: PrometheusRegistry, events: RecentEvents,
+        of identity: Identity, from sources: Sources, registry: PrometheusRegistry, log: LogOutput,
         history: History
     ) throws(CryptoFailure) {
         policy = try Policy()
         self.identity = identity
         self.sources = sources
         self.registry = registry
-        self.events = events
+        self.log = log
         self.history = history
     }
 
@@ -72,30 +73,46 @@ public struct StatusPage: Sendable {
     /// All that the page shows.
     func report() -> Report {
         let keys = sources.keys()
-        let breakers = keys.filter {
-            registry.total(Names.Metric.backendBreakerOpen, [(Names.Label.key, $0.name)]) > 0
+        func ofEach(_ metric: String) -> [String: Double] {
+            Dictionary(keys.map { ($0.name, registry.total(metric, [Names.Label.key: [$0.name]])) }) { $1 }
         }
+        let slow = history.slowCalls(beyond: 1, within: 300)
+        let refusals = registry.total(Names.Metric.reloads, [Names.Label.result: ["refused"]])
         return Report(
             identity: identity, now: sources.epochSeconds(), isStopping: sources.isStopping(),
-            readiness: sources.readiness(), keys: keys, openBreakers: Set(breakers.map(\.name)),
-            events: events.latest, curves: history.curves,
-            failedLately: history.failedCalls(within: Report.lately),
+            readiness: sources.readiness(), keys: keys,
+            openBreakers: Set(ofEach(Names.Metric.backendBreakerOpen).filter { $0.value > 0 }.keys),
+            probeIntervals: ofEach(Names.Metric.keyProbeInterval).filter { $0.value > 0 },
+            events: log.recent.latest, hidesEvents: log.level > .notice, curves: history.curves,
+            lately: Report.Lately(
+                failedCalls: history.growth(of: \.failedCalls, within: 300), slowCalls: slow.slow,
+                timedCalls: slow.all, unreadable: history.growth(of: \.unreadable, within: 600),
+                throttled: history.growth(of: \.throttledBackendCalls, within: 300),
+                refused: history.growth(of: \.refused, within: 600),
+                accepted: history.growth(of: \.accepted, within: 300)),
             connections: Int(registry.total(Names.Metric.connections)),
             callsInFlight: Int(registry.total(Names.Metric.requestsInFlight)),
             cacheEntries: Int(registry.total(Names.Metric.cacheEntries)),
             isMemoryLocked: registry.total(Names.Metric.memoryLocked) > 0,
             isAcceptingPaused: registry.total(Names.Metric.acceptingPaused) > 0,
-            isLastReloadRefused: registry.total(
-                Names.Metric.reloads, [(Names.Label.result, Names.Value.reloads[2])]) > 0
-                && registry.total(Names.Metric.reloadSucceeded) == 0,
+            isLastReloadRefused: refusals > 0 && registry.total(Names.Metric.reloadSucceeded) == 0,
             configuredAt: Int64(registry.total(Names.Metric.reloadedAt)))
     }
 }
 
 /// All that the page shows, of one moment.
 struct Report {
-    /// What "lately" is for calls that failed, in seconds.
-    static let lately: Int64 = 300
+    /// What happened in the last minutes.
+    struct Lately {
+        var failedCalls = 0
+        /// Encrypts and Decrypts that took longer than a second, of those that were timed.
+        var slowCalls = 0
+        var timedCalls = 0
+        var unreadable = 0
+        var throttled = 0
+        var refused = 0
+        var accepted = 0
+    }
 
     var identity: StatusPage.Identity
     var now: Int64
@@ -103,9 +120,13 @@ struct Report {
     var readiness = Readiness()
     var keys: [KeySnapshot] = []
     var openBreakers: Set<String> = []
+    /// How often each key is probed, in seconds.
+    var probeIntervals: [String: Double] = [:]
     var events: [RecentEvents.Entry] = []
+    /// Whether `log.level` keeps events from being told, here as in the log.
+    var hidesEvents = false
     var curves: [Curve] = []
-    var failedLately = 0
+    var lately = Lately()
     var connections = 0
     var callsInFlight = 0
     var cacheEntries = 0
@@ -114,4 +135,7 @@ struct Report {
     var isLastReloadRefused = false
     /// When the configuration that runs was read; 0 if there is none.
     var configuredAt: Int64 = 0
+
+    /// Where the reason of something is to be found.
+    var eventsTell: String { hidesEvents ? "log.level hides why" : "the events below say why" }
 }

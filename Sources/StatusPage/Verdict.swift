@@ -1,10 +1,12 @@
-private import Events
+internal import Events
 internal import KeyService
 private import Observability
 
 /// Is it well, and if not, whose fault is it: the first thing on the page.
+///
+/// What one plugin can judge of itself is judged here by the thresholds of the alerts; a test holds the two together.
 struct Verdict: Equatable {
-    enum Level: String {
+    enum Level: String, Comparable {
         case well, trouble, down
 
         var symbol: String {
@@ -14,6 +16,11 @@ struct Verdict: Equatable {
             case .down: "✕"
             }
         }
+
+        static func < (one: Level, other: Level) -> Bool {
+            let order: [Level] = [.well, .trouble, .down]
+            return order.firstIndex(of: one) ?? 0 < order.firstIndex(of: other) ?? 0
+        }
     }
 
     /// Something that is not as it should be.
@@ -22,8 +29,10 @@ struct Verdict: Equatable {
         let whose: String
         /// What is wrong, one line.
         let what: String
-        /// The code that `kmsward explain` takes, where there is one.
-        var code: String?
+        /// The event that tells more, where there is one.
+        var event: Event?
+        /// The runbook, without `.md`.
+        var runbook: String?
     }
 
     let level: Level
@@ -32,58 +41,83 @@ struct Verdict: Equatable {
 
     init(_ report: Report) {
         findings = Self.findings(in: report)
+        let writer = report.keys.first { $0.encrypts }
         if report.isStopping {
-            level = .trouble
-            headline = "Stopping: calls in flight may finish"
+            (level, headline) = (.trouble, "Stopping: calls in flight may finish")
+        } else if writer.map({ $0.state == .starting && $0.trouble == nil }) ?? true {
+            (level, headline) = (.trouble, "Starting: not known yet whether the key works")
         } else if !report.readiness.isReady {
-            level = .down
-            headline = "Not ready: Secrets cannot be written, perhaps not read"
+            (level, headline) = (.down, "Not ready: Secrets cannot be written, perhaps not read")
+        } else if writer?.writesFail == true {
+            (level, headline) = (.down, "Writes fail; what is in memory can be read")
         } else if findings.isEmpty {
-            level = .well
-            headline = "Serving"
+            (level, headline) = (.well, "Serving")
         } else {
-            level = .trouble
-            headline = "Serving, but not all is well"
+            (level, headline) = (.trouble, "Serving, but not all is well")
         }
     }
 
     private static func findings(in report: Report) -> [Finding] {
-        var findings = report.keys.filter { $0.trouble != nil || $0.encrypts && $0.state != .active }
-            .map { finding(of: $0, report) }
-        // What is not ready for another reason than a key.
-        let told = Set(report.keys.map { "key \($0.name)" })
-        for check in report.readiness.checks where !told.contains(check.name) {
-            if let problem = check.problem { findings.append(Finding(whose: check.name, what: problem)) }
+        let keys = report.keys.flatMap { findings(of: $0, report) }
+        // What is not ready for another reason than a key, or than what the headline says.
+        let told = Set(report.keys.map { "key \($0.name)" } + ["daemon", "keys"])
+        let others = report.readiness.checks.filter { !told.contains($0.name) }.compactMap { check in
+            check.problem.map { Finding(whose: check.name, what: $0) }
         }
-        for key in report.keys { findings += ends(of: key, report.now) }
-        if report.failedLately > 0 {
+        return keys + others + lately(report.lately, report) + host(report)
+    }
+
+    // MARK: keys
+
+    private static func findings(of key: KeySnapshot, _ report: Report) -> [Finding] {
+        var findings: [Finding] = []
+        if let trouble = key.trouble { findings.append(finding(of: key, trouble, report)) }
+        let subject = "key \(key.name):"
+        if let end = key.credentialsEnd, end - report.now < 3 * 60 {
+            let when = end > report.now ? "end in \(Words.span(end - report.now))" : "have ended"
             findings.append(
                 Finding(
-                    whose: "Calls",
-                    what: "\(Words.count(report.failedLately, "call", "calls")) failed in the last "
-                        + "\(Report.lately / 60) minutes; the events below say why"))
+                    whose: "Credentials", what: "\(subject) credentials \(when)",
+                    runbook: "KmswardCredentialsExpiring"))
         }
-        if report.isLastReloadRefused {
+        if let end = key.certificateEnd, end - report.now < 14 * 86_400 {
+            let when = end > report.now ? "ends in \(Words.span(end - report.now))" : "has ended"
             findings.append(
                 Finding(
-                    whose: "Configuration",
-                    what: "the new one was refused, the former goes on; the events below say why"))
+                    whose: "Key-management service",
+                    what: "\(subject) the certificate of its service \(when)",
+                    runbook: "KmswardCertificateExpiring"))
         }
-        if report.isAcceptingPaused {
+        if let probe = key.lastProbe, let interval = report.probeIntervals[key.name],
+            Double(report.now - probe) > 5 * 60 + 2 * interval
+        {
             findings.append(
                 Finding(
-                    whose: "This host", what: "no connection is accepted for want of descriptors or memory"))
+                    whose: "This daemon",
+                    what: "\(subject) its last probe that ended began \(Words.ago(probe, report.now))",
+                    runbook: "KmswardProbeStale"))
         }
-        if !report.isMemoryLocked {
+        if let age = key.localKEKAge, let most = key.localKEKMaximumAge, age > most * 1.1 {
             findings.append(
                 Finding(
-                    whose: "This host", what: "secrets are in memory that may be swapped out: LimitMEMLOCK="))
+                    whose: "Key-management service, or its permissions",
+                    what:
+                        "\(subject) the local KEK is \(Words.span(age.components.seconds)) old and was not replaced",
+                    runbook: "KmswardLocalKEKTooOld"))
+        }
+        if let offset = key.clockOffset, abs(offset / .seconds(1)) > 60 {
+            findings.append(
+                Finding(
+                    whose: "This host's clock",
+                    what:
+                        "\(subject) it differs from its service's by \(Words.span(Int64(abs(offset / .seconds(1)))))",
+                    runbook: "KmswardClockOff"))
         }
         return findings
     }
 
-    private static func finding(of key: KeySnapshot, _ report: Report) -> Finding {
-        var what = "key \(key.name): \(key.trouble ?? "not known yet whether it works")"
+    private static func finding(of key: KeySnapshot, _ trouble: String, _ report: Report) -> Finding {
+        var what = "key \(key.name): \(trouble)"
         if key.encrypts, key.state == .active, let left = key.writesStopIn {
             what +=
                 key.writesFail
@@ -91,7 +125,8 @@ struct Verdict: Equatable {
         }
         if report.openBreakers.contains(key.name) { what += "; its service is left alone for now" }
         return Finding(
-            whose: blame(for: key.troubleCode ?? ""), what: what, code: key.troubleEvent?.code)
+            whose: blame(for: key.troubleCode ?? ""), what: what, event: key.troubleEvent,
+            runbook: key.troubleEvent?.entry.runbook)
     }
 
     /// Who can mend trouble of a class.
@@ -107,21 +142,84 @@ struct Verdict: Equatable {
         }
     }
 
-    /// What ends soon enough to be seen to, at the times when the alerts for it fire.
-    ///
-    /// Credentials that a service hands out are renewed minutes before; certificates are renewed by people.
-    private static func ends(of key: KeySnapshot, _ now: Int64) -> [Finding] {
+    // MARK: calls
+
+    private static func lately(_ lately: Report.Lately, _ report: Report) -> [Finding] {
         var findings: [Finding] = []
-        if let end = key.credentialsEnd, end - now < 180 {
-            let when = end > now ? "end in \(Words.span(end - now))" : "have ended"
-            findings.append(Finding(whose: "Credentials", what: "key \(key.name): credentials \(when)"))
-        }
-        if let end = key.certificateEnd, end - now < 14 * 86_400 {
-            let when = end > now ? "ends in \(Words.span(end - now))" : "has ended"
+        if lately.failedCalls > 0 {
             findings.append(
                 Finding(
-                    whose: "Key-management service",
-                    what: "key \(key.name): the certificate of its service \(when)"))
+                    whose: "Calls",
+                    what:
+                        "\(Words.count(lately.failedCalls, "call", "calls")) failed in the last 5 minutes; \(report.eventsTell)",
+                    runbook: "KmswardCallsFailing"))
+        }
+        // The fast burn of the alert: 14.4 times what 99 % within a second leaves.
+        if lately.slowCalls >= 3, Double(lately.slowCalls) > 0.144 * Double(lately.timedCalls) {
+            findings.append(
+                Finding(
+                    whose: "Key-management service, or this host's load",
+                    what:
+                        "\(lately.slowCalls) of \(lately.timedCalls) Encrypts and Decrypts took longer than a second in the last 5 minutes",
+                    runbook: "KmswardCallsSlow"))
+        }
+        if lately.unreadable > 10 {
+            findings.append(
+                Finding(
+                    whose: "Stored objects, or the keys configured",
+                    what:
+                        "\(lately.unreadable) Decrypts of the last 10 minutes were of what no key here reads",
+                    event: .callInvalid, runbook: "KmswardObjectsUnreadable"))
+        }
+        if lately.throttled > 0, !report.keys.contains(where: { $0.troubleCode == "throttled" }) {
+            findings.append(
+                Finding(
+                    whose: "Quota at the key-management service",
+                    what:
+                        "\(Words.count(lately.throttled, "call", "calls")) to it were throttled in the last 5 minutes",
+                    runbook: "KmswardThrottled"))
+        }
+        if lately.refused > 0 {
+            findings.append(
+                Finding(
+                    whose: "API server, or whoever else connects",
+                    what:
+                        "\(Words.count(lately.refused, "connection", "connections")) refused or cut in the last 10 minutes; \(report.eventsTell)",
+                    event: .peerRefused, runbook: "KmswardPeersRefused"))
+        } else if report.connections == 0, lately.accepted == 0, report.now - report.identity.startedAt > 300
+        {
+            findings.append(
+                Finding(
+                    whose: "API server",
+                    what:
+                        "nobody has been connected for 5 minutes: it does not run, or is given another socket"
+                ))
+        }
+        return findings
+    }
+
+    // MARK: this host
+
+    private static func host(_ report: Report) -> [Finding] {
+        var findings: [Finding] = []
+        if report.isLastReloadRefused {
+            findings.append(
+                Finding(
+                    whose: "Configuration",
+                    what: "the new one was refused, the former goes on; \(report.eventsTell)",
+                    event: .configurationRefused, runbook: "KmswardReloadRefused"))
+        }
+        if report.isAcceptingPaused {
+            findings.append(
+                Finding(
+                    whose: "This host", what: "no connection is accepted for want of descriptors or memory",
+                    event: .acceptingPaused, runbook: "KmswardAcceptingPaused"))
+        }
+        if !report.isMemoryLocked {
+            findings.append(
+                Finding(
+                    whose: "This host", what: "secrets are in memory that may be swapped out",
+                    event: .memoryNotLocked, runbook: "KmswardMemoryNotLocked"))
         }
         return findings
     }

@@ -49,8 +49,9 @@ enum Words {
         case .perSecond: return "\(number(value)) per second"
         case .inAMinute: return "\(number(value)) in a minute"
         case .share: return "\(number(value * 100)) %"
-        case .seconds:
+        case .within:
             switch value {
+            case .infinity: return "more than the histogram's last bound"
             case ..<0.001: return "\(number(value * 1e6)) µs"
             case ..<1: return "\(number(value * 1e3)) ms"
             default: return "\(number(value)) s"

@@ -9,34 +9,62 @@
     for (const part of document.querySelectorAll(".scripted")) part.hidden = false;
   }
 
+  function say(words) {
+    if (byId("stale").textContent !== words) byId("stale").textContent = words;
+    byId("stale").hidden = words === "";
+  }
+
+  // Only if it says something else, or a screen reader would read it out again and again.
+  function headline(verdict) {
+    if (byId("verdict").innerHTML !== verdict.innerHTML) byId("verdict").replaceChildren(...verdict.cloneNode(true).childNodes);
+  }
+
   function show(next) {
     if (next.documentElement.dataset.version !== document.documentElement.dataset.version) {
       location.reload();
       return;
     }
-    // Only if it says something else, or a screen reader would read it out again and again.
-    if (byId("verdict").innerHTML !== next.getElementById("verdict").innerHTML) {
-      byId("verdict").replaceChildren(...next.getElementById("verdict").childNodes);
-    }
+    headline(next.getElementById("verdict"));
     document.title = next.title;
+    // What somebody is about to copy stays, and is called what it is by then.
+    const selection = document.getSelection();
+    if (!selection.isCollapsed && byId("live").contains(selection.anchorNode)) {
+      say(`Held while something is selected: what is below is from ${shownAt()}.`);
+      return;
+    }
     const focused = document.activeElement && document.activeElement.id;
+    const open = [...document.querySelectorAll("details[open]")].map((one) => one.id);
     byId("live").replaceChildren(...next.getElementById("live").childNodes);
     scripted();
+    for (const id of open) if (byId(id)) byId(id).open = true;
     if (focused && byId(focused)) byId(focused).focus({ preventScroll: true });
+    say("");
+  }
+
+  function lost() {
+    const verdict = document.createElement("div");
+    const head = document.createElement("h1");
+    const mark = document.createElement("span");
+    head.className = "down";
+    mark.className = "mark";
+    mark.setAttribute("aria-hidden", "true");
+    mark.textContent = "?";
+    head.append(mark, " No answer from the daemon");
+    verdict.append(head);
+    headline(verdict);
+    document.title = "? No answer from the daemon";
+    say(`What is below is from ${shownAt()} and may be wrong now.`);
   }
 
   async function renew() {
-    // What somebody is about to copy stays.
-    if (underWay || document.hidden || !document.getSelection().isCollapsed) return;
+    if (underWay) return;
     underWay = true;
     try {
       const answer = await fetch(location.pathname, { cache: "no-store", signal: AbortSignal.timeout(4000) });
       if (!answer.ok) throw new Error(`status ${answer.status}`);
       show(new DOMParser().parseFromString(await answer.text(), "text/html"));
-      byId("stale").hidden = true;
     } catch {
-      byId("since").textContent = shownAt();
-      byId("stale").hidden = false;
+      lost();
     } finally {
       underWay = false;
     }

@@ -118,7 +118,7 @@ struct Serve: AsyncParsableCommand {
         let identity = StatusPage.Identity(
             host: Self.hostName, version: Version.current, startedAt: KeyRing.timeOfDay())
         let daemon = Daemon(
-            plan, as: identity, configuration: file, registry: registry, events: log.recent, logger: logger
+            plan, as: identity, configuration: file, registry: registry, log: log, logger: logger
         ) { executor in
             let ring = KeyRing(settings.ring(of: keys), on: executor, logger: logger)
             let service = KeyService(
@@ -210,7 +210,7 @@ struct Serve: AsyncParsableCommand {
 
     /// What a newcomer needs to see: where it listens, and what to paste where.
     private static func welcome(socket: String, endpoint: String?) -> String {
-        let scrape = endpoint.map { "http://\($0)/metrics, /livez, /readyz" } ?? "off"
+        let scrape = endpoint.map { "http://\($0)/metrics, /livez, /readyz; / for people" } ?? "off"
         return """
 
             kmsward \(Version.current) serves the KMS API, with a key for development.

@@ -1,27 +1,12 @@
 import Glibc
 import InMemoryLogging
 import Logging
+import TestSupport
 import Testing
 
 @testable import Events
 
 @Suite("events") struct EventTests {
-    private static let repository = #filePath.split(separator: "/", omittingEmptySubsequences: false)
-        .dropLast(3).joined(separator: "/")
-
-    /// A file of the repository; empty if there is none.
-    private static func text(_ path: String) -> String {
-        guard let file = unsafe fopen("\(repository)/\(path)", "r") else { return "" }
-        defer { unsafe fclose(file) }
-        var bytes: [UInt8] = []
-        var buffer = [UInt8](repeating: 0, count: 65_536)
-        while true {
-            let count = unsafe fread(&buffer, 1, buffer.count, file)
-            guard count > 0 else { return String(decoding: bytes, as: UTF8.self) }
-            bytes += buffer.prefix(count)
-        }
-    }
-
     @Test("each has a code that can be searched for, and a message id of its own")
     func identities() {
         for event in Event.allCases {
@@ -57,10 +42,10 @@ import Testing
 
     @Test("each has a runbook that names it, and the index leads there", arguments: Event.allCases)
     func runbooks(_ event: Event) {
-        let page = Self.text("runbooks/\(event.entry.runbook).md")
+        let page = Repository.text("runbooks/\(event.entry.runbook).md")
         #expect(page.contains("`\(event.code)`"), "runbooks/\(event.entry.runbook).md")
         let row = "| \(event.code) | ["
-        let index = Self.text("runbooks/README.md").split(separator: "\n")
+        let index = Repository.text("runbooks/README.md").split(separator: "\n")
         #expect(index.contains { $0.hasPrefix(row) && $0.contains("](\(event.entry.runbook).md)") }, "\(row)")
     }
 

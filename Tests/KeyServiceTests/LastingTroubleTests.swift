@@ -202,8 +202,8 @@ struct LastingTroubleTests {
         for _ in 0..<240 { await plugin.observe(after: .seconds(30)) }
         #expect(
             lines.texts
-                == [1_439, 1_379].map {
-                    "warning: the key has trouble and goes on with what it has: writes stop in \($0) min"
+                == ["23 h 59 min", "22 h 59 min"].map {
+                    "warning: the key has trouble and goes on with what it has: writes stop in \($0)"
                 })
         for operation in [FakeProvider.Operation.describe, .unwrap] { provider.fail(operation, nil) }
         lines.clear()

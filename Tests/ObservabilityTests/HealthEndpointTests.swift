@@ -43,7 +43,7 @@ import Testing
 
     private func get(_ address: String, _ path: String, accept: String? = nil) async -> String {
         let header = accept.map { "Accept: \($0)\r\n" } ?? ""
-        return await Client.ask(address, "GET \(path) HTTP/1.1\r\nHost: x\r\n\(header)\r\n")
+        return await Client.ask(address, "GET \(path) HTTP/1.1\r\nHost: localhost\r\n\(header)\r\n")
     }
 
     private func status(_ answer: String) -> String {
@@ -129,11 +129,25 @@ import Testing
         }
     }
 
+    @Test(
+        "the page is for who calls it by an address or a name of this host, not by one that somebody else lets lead here",
+        arguments: [
+            (nil, true), ("127.0.0.1", true), ("[::1]", true), ("::1", true), ("10.1.2.3", true),
+            ("localhost", true),
+            ("CP-1", true), ("cp-1.example", true), ("evil.example", false),
+            ("localhost.evil.example", false),
+            ("cp-12", false), ("127.0.0.1.evil.example", false), ("", true),
+        ] as [(String?, Bool)])
+    func host(_ name: String?, isForUs: Bool) {
+        #expect(HTTPRequest(path: "/", host: name, ownName: "cp-1").isForUs == isForUs)
+        #expect(!HTTPRequest(path: "/", host: "evil", ownName: "").isForUs)
+    }
+
     @Test("HEAD gets the length of the page and no page", arguments: ["/", "/livez", "/metrics"])
     func head(_ path: String) async throws {
         try await withEndpoint { address in
             let page = await get(address, path)
-            let answer = await Client.ask(address, "HEAD \(path) HTTP/1.1\r\nHost: x\r\n\r\n")
+            let answer = await Client.ask(address, "HEAD \(path) HTTP/1.1\r\nHost: localhost\r\n\r\n")
             #expect(status(answer) == "200")
             #expect(answer.contains("Content-Length: \(body(page).utf8.count)\r\n"))
             #expect(body(answer) == "")
@@ -146,11 +160,11 @@ import Testing
     func methods(_ method: String) async throws {
         try await withEndpoint { address in
             let answer = await Client.ask(
-                address, "\(method) /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+                address, "\(method) /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
             #expect(status(answer) == "405")
             #expect(answer.contains("Allow: GET, HEAD\r\n"))
             let elsewhere = await Client.ask(
-                address, "\(method) /x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+                address, "\(method) /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
             #expect(status(elsewhere) == "404")
         }
     }
@@ -162,12 +176,15 @@ import Testing
             ("NONSENSE / HTTP/1.1\r\n\r\n", "501"), ("\u{0}\u{1}\u{2}\r\n\r\n", "400"),
             ("GET / HTTP/1.1\r\nno colon\r\n\r\n", "400"),
             ("GET http:// HTTP/1.1\r\n\r\n", "200"),  // an empty path is the index
-            ("GET /%zz?%00 HTTP/1.1\r\nHost: x\r\n\r\n", "404"),
+            ("GET /%zz?%00 HTTP/1.1\r\nHost: localhost\r\n\r\n", "404"),
             ("GET / HTTP/1.1\r\nX: " + String(repeating: "a", count: 20_000) + "\r\n\r\n", "400"),
             ("GET /" + String(repeating: "a", count: 20_000) + " HTTP/1.1\r\n\r\n", "400"),
-            ("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n", "413"),
-            ("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", "400"),
-            ("POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffff\r\n", "413"),
+            ("POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n", "413"),
+            ("POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", "400"),
+            (
+                "POST /metrics HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nffffffffff\r\n",
+                "413"
+            ),
         ])
     func rubbish(_ request: String, _ expected: String) async throws {
         try await withEndpoint { address in
@@ -181,8 +198,8 @@ import Testing
     @Test(
         "a client that never finishes its request is cut",
         arguments: [
-            "", "G", "GET /metrics HTTP/1.1\r\n", "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-            "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc",
+            "", "G", "GET /metrics HTTP/1.1\r\n", "GET /metrics HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+            "POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc",
         ])
     func slowRequest(_ start: String) async throws {
         var limits = HealthEndpoint.Limits()
@@ -307,7 +324,7 @@ import Testing
         await onThread { endpoint.stop() }
 
         let between = try #require(Client(address.text))
-        between.send("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        between.send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         let next = HealthEndpoint(
             .adopted(dup(kept)), registry: PrometheusRegistry(process: false), ready: { Readiness() },
             page: { Self.page })

@@ -7,11 +7,13 @@ import Testing
 @Suite("The latest events") struct RecentEventsTests {
     private static func record(
         _ message: String, _ event: Event? = .keyUnavailable, _ level: Logger.Level = .error,
-        at seconds: Int = 0
+        at seconds: Int = 0,
+        more: Logger.Metadata = [:]
     ) -> LogRecord {
         LogRecord(
             time: Timestamp(seconds: seconds), level: level, logger: "l", message: message,
-            metadata: event.map { [Event.logKey: "\($0.code)", "key": "k", "cause": "no route"] } ?? [:],
+            metadata: (event.map { [Event.logKey: "\($0.code)", "key": "k", "cause": "no route"] } ?? [:])
+                .merging(more) { $1 },
             file: "f",
             function: "g", line: 1)
     }
@@ -27,14 +29,40 @@ import Testing
         #expect(entry.level == .error && entry.count == 1 && entry.last.seconds == 5)
     }
 
-    @Test("what is told again is there once, with when and how often")
+    @Test(
+        "what is told again is there once, in its latest words, with when it began and how often it happened")
     func repeats() throws {
         let recent = RecentEvents()
-        for second in [1, 2, 3] { recent.add(Self.record("cannot be reached", at: second)) }
+        for second in [1, 2, 3] {
+            recent.add(
+                Self.record(
+                    "cannot be reached (request r\(second))", at: second,
+                    more: second == 3 ? ["count": "40"] : [:]))
+        }
         recent.add(Self.record("cannot be reached", .keyDenied, at: 4))
         #expect(recent.latest.count == 2)
         let entry = try #require(recent.latest.last)
-        #expect((entry.first.seconds, entry.last.seconds, entry.count) == (1, 3, 3))
+        #expect((entry.first.seconds, entry.last.seconds, entry.count) == (1, 3, 43))
+        #expect(
+            entry.line.contains("(request r3)") && entry.line.hasSuffix("40 more since the last of these"))
+    }
+
+    @Test(
+        "keys, callers, methods and key_ids that are announced tell one event from another; what a caller sends does not"
+    )
+    func identities() {
+        let recent = RecentEvents()
+        let others: [Logger.Metadata] = [
+            ["key": "other"], ["peer_uid": "7"], ["changes": "allow.uids"], ["key_id": "kw1.a"],
+            ["key_id": "kw1.b"],
+            ["method": "decrypt"], ["method": "encrypt"],
+        ]
+        for more in others { recent.add(Self.record("told", more: more)) }
+        #expect(recent.latest.count == others.count)
+        for id in ["x", "y"] {
+            recent.add(Self.record("told", more: ["method": "decrypt", "key_id": "\(id)", "uid": "\(id)"]))
+        }
+        #expect(recent.latest.count == others.count && recent.latest.first?.count == 3)
     }
 
     @Test("only events are kept, and only from notice on")
@@ -46,16 +74,11 @@ import Testing
         #expect(recent.latest.isEmpty)
     }
 
-    @Test("however many there are, memory is bounded, and what went wrong stays longest")
+    @Test("however many there are, memory is bounded, and the latest stay")
     func bounded() {
         let recent = RecentEvents()
-        recent.add(Self.record("first error"))
-        for number in 0..<200 { recent.add(Self.record("notice \(number)", .keyWell, .notice)) }
+        for number in 0..<200 { recent.add(Self.record("told", more: ["peer_uid": "\(number)"])) }
         #expect(recent.latest.count == RecentEvents.capacity)
-        #expect(recent.latest.last?.line.contains("first error") == true)
-        for number in 0..<200 { recent.add(Self.record("error \(number)")) }
-        #expect(recent.latest.count == RecentEvents.capacity)
-        #expect(recent.latest.first?.line.contains("error 199") == true)
-        #expect(!recent.latest.contains { $0.line.contains("first error") })
+        #expect(recent.latest.first?.line.contains("uid 199") == true)
     }
 }

@@ -27,11 +27,26 @@ private final class Rig: Sendable {
         Counter(label: metric, dimensions: labels, factory: registry).increment(by: count)
     }
 
+    func counter(_ metric: String, _ labels: [(String, String)]) -> Counter {
+        Counter(label: metric, dimensions: labels, factory: registry)
+    }
+
+    func time(_ duration: Duration) {
+        Timer(
+            label: Names.Metric.requestDuration, dimensions: [("api", "v2"), ("method", "decrypt")],
+            factory: registry
+        ).recordNanoseconds(duration.nanoseconds)
+    }
+
     func calls(_ number: Int, _ code: String) {
         count(Names.Metric.requests, [("api", "v2"), ("method", "encrypt"), ("code", code)], number)
     }
 
     func curve(_ title: String) throws -> Curve { try #require(history.curves.first { $0.title == title }) }
+}
+
+private final class End: Sendable {
+    let isHere = Atomic(false)
 }
 
 struct HistoryTests {
@@ -78,59 +93,98 @@ struct HistoryTests {
         #expect(points.first?.age == 3600 && points.last?.age == 15)
     }
 
-    @Test("where nothing was looked up or measured there is no value, not a bad one")
+    @Test("where nothing was decrypted or measured there is no value, not a bad one")
     func gaps() throws {
         let rig = Rig()
-        let latency = Timer(
-            label: Names.Metric.requestDuration, dimensions: [("api", "v2"), ("method", "decrypt")],
-            factory: rig.registry)
         rig.history.takeSample()
         for step in 0..<3 {
             rig.pass(.seconds(15))
             if step == 1 {
-                rig.count(Names.Metric.cacheRequests, [("outcome", "hit")], 3)
+                rig.count(Names.Metric.requests, [("api", "v2"), ("method", "decrypt"), ("code", "OK")], 4)
+                rig.count(Names.Metric.cacheRequests, [("outcome", "hit")], 2)
                 rig.count(Names.Metric.cacheRequests, [("outcome", "miss")], 1)
-                latency.recordNanoseconds(80_000)
+                rig.time(.microseconds(80))
             }
             rig.history.takeSample()
         }
-        #expect(try rig.curve("Answered from cache").points.map(\.value) == [nil, 0.75, nil])
-        let measured = try rig.curve("Latency, 99th percentile").points.map(\.value)
-        #expect(measured[0] == nil && measured[2] == nil)
-        let value = try #require(measured[1])
-        #expect(value > 0.00005 && value <= 0.0001, "within its bucket")
+        #expect(try rig.curve("Decrypts from memory").points.map(\.value) == [nil, 0.75, nil])
+        #expect(try rig.curve("99 of 100 calls within").points.map(\.value) == [nil, 0.0001, nil])
     }
 
-    @Test("calls that failed lately are counted up to now, and forgotten after five minutes")
+    @Test("calls that go on while they are counted are no failures, and no share is beyond the whole")
+    func concurrent() async throws {
+        let rig = Rig()
+        let end = End()
+        await withTaskGroup(of: Void.self) { group in
+            group.addTask {
+                let calls = ["OK", "CANCELLED"].map {
+                    rig.counter(Names.Metric.requests, [("api", "v2"), ("method", "decrypt"), ("code", $0)])
+                }
+                let hits = rig.counter(Names.Metric.cacheRequests, [("outcome", "hit")])
+                while !end.isHere.load(ordering: .relaxed) {
+                    for call in calls { call.increment() }
+                    hits.increment()
+                    await Task.yield()
+                }
+            }
+            group.addTask {
+                for _ in 0..<300 {
+                    rig.history.takeSample()
+                    rig.pass(.seconds(1))
+                }
+                end.isHere.store(true, ordering: .relaxed)
+            }
+        }
+        #expect(try rig.curve("Failed calls").points.allSatisfy { $0.value == 0 })
+        #expect(try rig.curve("Decrypts from memory").points.allSatisfy { $0.value == nil || $0.value == 1 })
+        #expect(rig.history.growth(of: \.failedCalls, within: 300) == 0)
+    }
+
+    @Test("what happened lately is counted up to now, and forgotten after its time")
     func lately() {
         let rig = Rig()
         rig.history.takeSample()
         rig.calls(7, "UNAVAILABLE")
-        #expect(rig.history.failedCalls(within: 300) == 7)
+        #expect(rig.history.growth(of: \.failedCalls, within: 300) == 7)
         for _ in 0..<20 {
             rig.pass(.seconds(15))
             rig.history.takeSample()
         }
-        #expect(rig.history.failedCalls(within: 300) == 7, "they came after the sample of 300 s ago")
+        #expect(
+            rig.history.growth(of: \.failedCalls, within: 300) == 7, "they came after the sample of 300 s ago"
+        )
         rig.pass(.seconds(15))
-        #expect(rig.history.failedCalls(within: 300) == 0)
+        #expect(rig.history.growth(of: \.failedCalls, within: 300) == 0)
+    }
+
+    @Test("slow calls are those beyond the bound, of all that were timed")
+    func slow() {
+        let rig = Rig()
+        rig.time(.seconds(9))  // before anybody looked
+        rig.history.takeSample()
+        for duration in [Duration.milliseconds(1), .seconds(1), .milliseconds(1001), .seconds(60)] {
+            rig.time(duration)
+        }
+        let lately = rig.history.slowCalls(beyond: 1, within: 300)
+        #expect((lately.slow, lately.all) == (2, 4))
     }
 
     @Test(
-        "a quantile is that of PromQL's histogram_quantile",
+        "of a share of calls it is said within what time they were, as far as the buckets tell",
         arguments: [
-            // Counts in the buckets up to 1, 2, 4 and above; expected: lower + (upper - lower) * (rank - below) / count.
-            ([0, 0, 0, 0], nil), ([100, 0, 0, 0], 0.99), ([0, 100, 0, 0], 1.99), ([50, 0, 50, 0], 3.96),
-            ([99, 1, 0, 0], 1), ([0, 0, 0, 5], 4), ([1, 0, 0, 99], 4),
+            // Counts in the buckets up to 1, 2, 4 and above.
+            ([0, 0, 0, 0], nil), ([100, 0, 0, 0], 1), ([0, 100, 0, 0], 2), ([98, 1, 1, 0], 2),
+            ([98, 0, 2, 0], 4),
+            ([99, 1, 0, 0], 1), ([0, 0, 0, 5], .infinity), ([1, 0, 0, 99], .infinity),
         ] as [([UInt64], Double?)])
-    func quantile(tallies: [UInt64], expected: Double?) {
-        let value = Quantile.value(0.99, of: tallies, since: [], [1, 2, 4])
-        #expect(value.map { ($0 * 1e6).rounded() } == expected.map { ($0 * 1e6).rounded() })
+    func bound(tallies: [UInt64], expected: Double?) {
+        #expect(Quantile.bound(0.99, of: tallies, since: [], [1, 2, 4]) == expected)
         let before: [UInt64] = [7, 8, 9, 10]
         let later = zip(tallies, before).map { $0 + $1 }
         #expect(
-            Quantile.value(0.99, of: later, since: before, [1, 2, 4]) == value,
+            Quantile.bound(0.99, of: later, since: before, [1, 2, 4]) == expected,
             "what was before does not count")
+        #expect(Quantile.growth(of: [1], since: [5]) == [1], "a histogram that began anew ends nothing")
     }
 }
 
@@ -159,6 +213,7 @@ struct SparklineTests {
     func words() {
         let well = Sparkline(curve: curve([0, 0], .inAMinute, isBad: true))
         let bad = Sparkline(curve: curve([4, 0], .inAMinute, isBad: true))
+        #expect(well.extreme == "none in the last hour")
         #expect(!well.picture.text.contains("spark bad") && bad.picture.text.contains("spark bad"))
         #expect(bad.latest == "0 in a minute" && bad.extreme == "highest 4 in a minute, 15 min ago")
         #expect(
@@ -167,5 +222,9 @@ struct SparklineTests {
         #expect(Sparkline(curve: curve([0.9, 1], .share)).extreme == "lowest 90 %, 15 min ago")
         #expect(Sparkline(curve: curve([])).extreme == "nothing to measure yet")
         #expect(Sparkline(curve: curve([1, nil])).latest == "–")
+        let beyond = Sparkline(curve: curve([2, .infinity], .within))
+        #expect(
+            beyond.latest == "more than the histogram's last bound"
+                && beyond.picture.text.contains("L240.0 1.5"))
     }
 }

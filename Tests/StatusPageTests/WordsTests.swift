@@ -25,8 +25,8 @@ struct WordsTests {
         arguments: [
             (264.2, .perSecond, "264 per second"), (3, .inAMinute, "3 in a minute"),
             (0.9985, .share, "99.9 %"),
-            (1, .share, "100 %"), (0.000222, .seconds, "222 µs"), (0.0042, .seconds, "4.2 ms"),
-            (2.5, .seconds, "2.5 s"),
+            (1, .share, "100 %"), (0.000222, .within, "222 µs"), (0.0042, .within, "4.2 ms"),
+            (2.5, .within, "2.5 s"),
         ] as [(Double, Curve.Unit, String)])
     func value(value: Double, unit: Curve.Unit, expected: String) {
         #expect(Words.value(value, unit) == expected)

@@ -1,12 +1,6 @@
 private import Glibc
 private import Synchronization
 
-/// The repository that the tests were built from.
-public enum Repository {
-    /// Its path.
-    public static let root = #filePath.split(separator: "/").dropLast(3).map { "/" + $0 }.joined()
-}
-
 /// The Python that `make test-deps` makes, with all that Tests/EndToEnd/requirements.txt names.
 public enum Python {
     /// KMSWARD_PYTHON, or the one in .build/venv; nil where there is neither.

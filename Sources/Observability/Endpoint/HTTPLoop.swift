@@ -184,10 +184,12 @@ private import Logging
         let query = unsafe evhttp_uri_get_query(uri).map { unsafe String(cString: $0) }
         let incoming = unsafe evhttp_request_get_input_headers(request)
         let accept = unsafe evhttp_find_header(incoming, "Accept").map { unsafe String(cString: $0) }
+        // Nil without a header: an HTTP/1.0 client.
+        let host = unsafe evhttp_request_get_host(request).map { unsafe String(cString: $0) }
         let reply = answer(
             HTTPRequest(
                 isRead: isHead || command == EVHTTP_REQ_GET, path: path.isEmpty ? "/" : path, query: query,
-                accept: accept))
+                accept: accept, host: host, ownName: Self.ownName))
 
         let outgoing = unsafe evhttp_request_get_output_headers(request)
         for (name, value) in reply.headers { unsafe evhttp_add_header(outgoing, name, value) }
@@ -205,11 +207,18 @@ private import Logging
         unsafe evbuffer_free(body)
     }
 
+    private static let ownName: String = {
+        var name = [CChar](repeating: 0, count: 256)
+        guard unsafe gethostname(&name, name.count - 1) == 0 else { return "" }
+        return String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }()
+
     private static func phrase(_ status: Int32) -> String {
         switch status {
         case 200: "OK"
         case 404: "Not Found"
         case 405: "Method Not Allowed"
+        case 421: "Misdirected Request"
         default: "Service Unavailable"
         }
     }

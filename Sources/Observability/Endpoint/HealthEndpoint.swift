@@ -215,7 +215,11 @@ public final class HealthEndpoint: Sendable {
                 body: registry.render(format))
         case "/livez": return probe(live(), isVerbose: request.isVerbose)
         case "/readyz": return probe(ready(), isVerbose: request.isVerbose)
-        default: return .page(page())
+        default:
+            guard request.isForUs else {
+                return .text(421, "call this page by an address, localhost or the name of its host\n")
+            }
+            return .page(page())
         }
     }
 
@@ -246,6 +250,19 @@ struct HTTPRequest: Sendable, Equatable {
     var path: String
     var query: String?
     var accept: String?
+    /// What the client believes to speak to, without the port.
+    var host: String?
+    /// The name of this host.
+    var ownName = ""
+
+    /// Not for a page of others that had its name resolve to this address, to read here what its visitor may read.
+    var isForUs: Bool {
+        guard let host = host?.lowercased() else { return true }
+        let ownName = ownName.lowercased()
+        let isAddress = host.contains(":") || host.allSatisfy { $0.isNumber || $0 == "." }
+        return isAddress || host == "localhost"
+            || !ownName.isEmpty && (host == ownName || host.hasPrefix(ownName + "."))
+    }
 
     var isVerbose: Bool {
         (query ?? "").split(separator: "&").contains { $0 == "verbose" || $0.hasPrefix("verbose=") }

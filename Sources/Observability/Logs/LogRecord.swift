@@ -206,7 +206,8 @@ struct LogRecord {
         if values[Names.LogKey.cause] == nil { parts.append((Names.LogKey.keyID, ": ")) }
         var line = message
         if let method = values[Names.LogKey.method] {
-            line += ": \(values[Names.LogKey.api] ?? "") \(method) \(values[Names.LogKey.code] ?? "")"
+            let call = [values[Names.LogKey.api], method, values[Names.LogKey.code]].compactMap(\.self)
+            line += ": \(call.joined(separator: " "))"
         } else if let key = values[Names.LogKey.key] {
             line = "key \(key): \(line)"
         }
@@ -216,6 +217,20 @@ struct LogRecord {
         if let count = values[Names.LogKey.count] { line += "; \(count) more since the last of these" }
         return Self.cut(line)
     }
+
+    /// What makes it the same event as another, whatever numbers and names of calls their words have.
+    var identity: [String] {
+        var keys = [
+            Names.LogKey.event, Names.LogKey.key, Names.LogKey.api, Names.LogKey.method, Names.LogKey.code,
+            Names.LogKey.peerUID, Names.LogKey.changes,
+        ]
+        // A key_id that is announced is what happened; one that a caller sends is any text.
+        if metadata[Names.LogKey.method] == nil { keys.append(Names.LogKey.keyID) }
+        return keys.map { metadata[$0].map(Self.text) ?? "" }
+    }
+
+    /// How many of the kind happened and were not logged.
+    var omitted: Int { metadata[Names.LogKey.count].map(Self.text).flatMap { Int($0) } ?? 0 }
 
     var event: Event? {
         metadata[Names.LogKey.event].map(Self.text).flatMap(Event.init)

@@ -270,10 +270,11 @@ public final class PrometheusRegistry: MetricsFactory, Sendable {
 
     // MARK: reading
 
-    /// The sum of a counter's or gauge's series that have all of these labels; zero if there are none.
+    /// The sum of a counter's or gauge's series whose labels all have one of the given values; zero if there are none.
     ///
-    /// Of those that handles and single callbacks report, not of `collect`.
-    public func total(_ name: String, _ labels: [(String, String)] = []) -> Double {
+    /// Of those that handles and single callbacks report, not of `collect`. A sum of counters never shrinks, which the
+    /// difference of two sums may, since calls go on between them.
+    public func total(_ name: String, _ labels: [String: [String]] = [:]) -> Double {
         series(name, labels).reduce(0) { sum, series in
             switch series {
             case .counter(let series): sum + series.value.real
@@ -284,9 +285,9 @@ public final class PrometheusRegistry: MetricsFactory, Sendable {
         }
     }
 
-    /// How many observations of a histogram's series that have all of these labels fell into each bucket, the last of which
-    /// has no upper bound.
-    public func tallies(_ name: String, _ labels: [(String, String)] = []) -> [UInt64] {
+    /// How many observations of the histogram's series whose labels all have one of the given values fell into each bucket,
+    /// the last of which has no upper bound; empty if there are no such series.
+    public func tallies(_ name: String, _ labels: [String: [String]] = [:]) -> [UInt64] {
         var sums: [UInt64] = []
         for case .histogram(let series) in series(name, labels) {
             let cumulative = series.snapshot.cumulative
@@ -296,12 +297,14 @@ public final class PrometheusRegistry: MetricsFactory, Sendable {
         return sums
     }
 
-    private func series(_ name: String, _ labels: [(String, String)]) -> [Series] {
-        let pairs = labels.map { ",\($0.0)=\"\(Exposition.escaped($0.1, quotes: true))\"," }
+    private func series(_ name: String, _ labels: [String: [String]]) -> [Series] {
+        let wanted = labels.map { label, values in
+            values.map { ",\(label)=\"\(Exposition.escaped($0, quotes: true))\"," }
+        }
         return state.withLock { state in
             (state.families[name]?.series ?? [:]).filter { place in
                 let text = ",\(place.key),"
-                return pairs.allSatisfy { text.contains($0) }
+                return wanted.allSatisfy { $0.contains { text.contains($0) } }
             }.map(\.value)
         }
     }

@@ -129,7 +129,7 @@ public enum ConfigurationReference {
 
             A file that is wrong anywhere, or names a key that does not work, changes nothing at all. The reasons are logged,
             one line each, `kmsward_config_last_reload_successful` is 0, and the former configuration goes on. The file is not
-            tried again before it changes: `kmsward reload` does that, for a file that was right too early.
+            tried again before it changes: `kmsward reload` does that, for a file that is right and names what came later.
 
             A peer that `allow` admits no more is disconnected. Credential files of JD Cloud are no part of the file and need
             no SIGHUP: a change is seen by the next call. Should the service refuse the new credentials, or a file be empty or

@@ -105,7 +105,7 @@ where Hangups.Element: Sendable, Hangups.Failure == Never {
                 .configurationRefused, "the new configuration is refused; the former one goes on",
                 metadata: [
                     Names.LogKey.reason: "\(report.reasons.first ?? "")",
-                    Names.LogKey.remedy: "correct it; for one that was right too early: kmsward reload",
+                    Names.LogKey.remedy: "correct it; if what it names came later: kmsward reload",
                 ])
         }
         if !report.waiting.isEmpty {

@@ -186,7 +186,7 @@ struct ReloadingTests {
                 "the new configuration was looked through | cause=f:3:4: error: nor this "
                     + "| event=KW-CONFIG-REFUSED",
                 "the new configuration is refused; the former one goes on | event=KW-CONFIG-REFUSED "
-                    + "| reason=f:1:2: error: no | remedy=correct it; for one that was right too early: kmsward reload",
+                    + "| reason=f:1:2: error: no | remedy=correct it; if what it names came later: kmsward reload",
             ])
         #expect(
             rig.logged(.warning) == [

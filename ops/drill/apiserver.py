@@ -1,6 +1,6 @@
 """What a kube-apiserver does with the plugin, for drills: asks for Status, writes objects, reads them again, and logs what fails.
 
-    apiserver.py SOCKET FOLDER-OF-OBJECTS
+    apiserver.py SOCKET FOLDER-OF-OBJECTS USER
 
 Objects are kept in the folder, so that they outlive this process. Its lines look like an API server's; its deadline is 3 s.
 """
@@ -8,6 +8,7 @@ Objects are kept in the folder, so that they outlive this process. Its lines loo
 import os
 import pathlib
 import pickle
+import pwd
 import random
 import sys
 import time
@@ -31,10 +32,18 @@ def log(severity, place, message):
     print(f"{severity}{stamp}.{int(now % 1 * 1e6):06d}       1 {place}] {message}", flush=True)
 
 
-def main(socket, folder):
+def become(name):
+    user = pwd.getpwnam(name)
+    os.initgroups(name, user.pw_gid)
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)
+
+
+def main(socket, folder, user):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    kms = KMS(f"unix:{socket}", timeout=3.0)
+    kms = KMS(f"unix:{socket}", timeout=3.0)  # connects when it is used: as the user
+    become(user)
     was_well = None
     while True:
         try:

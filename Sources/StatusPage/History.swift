@@ -24,7 +24,6 @@ public final class History: Sendable {
         var failedBackendCalls = 0.0
         var throttledBackendCalls = 0.0
         var backendLatency: [UInt64] = []
-        var accepted = 0.0
         var refused = 0.0
     }
 
@@ -66,7 +65,6 @@ public final class History: Sendable {
         sample.failedBackendCalls = registry.total(backend, [Names.Label.outcome: Names.Value.troubles])
         sample.throttledBackendCalls = registry.total(backend, [Names.Label.outcome: ["throttled"]])
         sample.backendLatency = registry.tallies(Names.Metric.backendDuration)
-        sample.accepted = registry.total(Names.Metric.connectionsAccepted)
         sample.refused = registry.total(
             Names.Metric.connectionsRefused, [Names.Label.reason: ["uid", "limit", "stalled", "barred"]])
         return sample

@@ -89,7 +89,7 @@ public struct StatusPage: Sendable {
                 timedCalls: slow.all, unreadable: history.growth(of: \.unreadable, within: 600),
                 throttled: history.growth(of: \.throttledBackendCalls, within: 300),
                 refused: history.growth(of: \.refused, within: 600),
-                accepted: history.growth(of: \.accepted, within: 300)),
+                calls: history.growth(of: \.calls, within: 600)),
             connections: Int(registry.total(Names.Metric.connections)),
             callsInFlight: Int(registry.total(Names.Metric.requestsInFlight)),
             cacheEntries: Int(registry.total(Names.Metric.cacheEntries)),
@@ -111,7 +111,8 @@ struct Report {
         var unreadable = 0
         var throttled = 0
         var refused = 0
-        var accepted = 0
+        /// Of any kind, in ten minutes.
+        var calls = 1
     }
 
     var identity: StatusPage.Identity

@@ -186,14 +186,13 @@ struct Verdict: Equatable {
                     what:
                         "\(Words.count(lately.refused, "connection", "connections")) refused or cut in the last 10 minutes; \(report.eventsTell)",
                     event: .peerRefused, runbook: "KmswardPeersRefused"))
-        } else if report.connections == 0, lately.accepted == 0, report.now - report.identity.startedAt > 300
-        {
+        } else if lately.calls == 0, report.now - report.identity.startedAt > 600 {
             findings.append(
                 Finding(
                     whose: "API server",
                     what:
-                        "nobody has been connected for 5 minutes: it does not run, or is given another socket"
-                ))
+                        "no call for 10 minutes: it does not run, is not let in to the socket, or dials another one",
+                    runbook: "KmswardNotCalled"))
         }
         return findings
     }

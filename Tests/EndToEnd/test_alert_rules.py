@@ -199,6 +199,27 @@ CASES = [
         {"6m": [], "8m": bad("cp-1 accepts no connections"), "17m": []},
     ),
     # Somebody who tries other protocols or never speaks is no API server that is kept out.
+    # Called for ten minutes, not for twenty, and then again; the neighbour is called by a Status a minute.
+    Case(
+        "KmswardNotCalled",
+        {
+            named("process_start_time_seconds"): "0x60",
+            named("process_start_time_seconds", "cp-2"): "0x60",
+            named("kmsward_requests_total", method="status"): "0+5x10 50x20 55+5x30",
+            named("kmsward_requests_total", "cp-2", method="status"): "0+1x60",
+        },
+        {"22m": [], "27m": bad("cp-1 is not called by any API server", "warning"), "33m": []},
+    ),
+    # Not called since the start, and then for the first time; nor is the neighbour, which was started ten minutes later.
+    Case(
+        "KmswardNotCalled",
+        {
+            named("process_start_time_seconds"): "0x40",
+            named("process_start_time_seconds", "cp-2"): "0x9 600x14 1500x20",
+            named("kmsward_requests_total", method="status"): "_x20 1+5x20",
+        },
+        {"14m": [], "17m": bad("cp-1 is not called by any API server", "warning"), "24m": []},
+    ),
     Case(
         "KmswardPeersRefused",
         {

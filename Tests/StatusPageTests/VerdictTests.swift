@@ -134,6 +134,10 @@ struct VerdictTests {
         ("KmswardBreakerOpen", (judged([key(trouble: "no", code: "unavailable")]), judged([key()])), ""),
         ("KmswardCallsFailing", (lately { $0.failedCalls = 1 }, lately { $0.failedCalls = 0 }), ""),
         (
+            "KmswardNotCalled",
+            (lately { $0.calls = 0 }, lately { $0.calls = 1 }), ""
+        ),
+        (
             "KmswardCallsSlow",
             (
                 lately { ($0.slowCalls, $0.timedCalls) = (3, 20) },
@@ -197,21 +201,21 @@ struct VerdictTests {
         }
     }
 
-    @Test("that no API server calls is said after a while, and not of one that does or has just been refused")
+    @Test("that no API server calls is said after a while, and not where one was just refused")
     func nobody() {
         func findings(_ change: (inout Report) -> Void) -> [String] {
             Verdict(
                 judged([key()]) {
-                    ($0.now, $0.connections) = (10_000, 0)
-                    $0.identity = .init(host: "cp-1", version: "9.9", startedAt: 9_000)
+                    $0.now = 10_000
+                    $0.identity = .init(host: "cp-1", version: "9.9", startedAt: 9_399)
+                    $0.lately.calls = 0
                     change(&$0)
                 }
             ).findings.map(\.whose)
         }
         #expect(findings { _ in } == ["API server"])
-        #expect(findings { $0.connections = 1 } == [])
-        #expect(findings { $0.lately.accepted = 1 } == [])
-        #expect(findings { $0.identity = .init(host: "cp-1", version: "9.9", startedAt: 9_700) } == [])
+        #expect(findings { $0.lately.calls = 1 } == [])
+        #expect(findings { $0.identity = .init(host: "cp-1", version: "9.9", startedAt: 9_400) } == [])
         #expect(findings { $0.lately.refused = 2 } == ["API server, or whoever else connects"])
     }
 

@@ -88,11 +88,19 @@ final class RingKey: Sendable {
                 observer: RotationObserver(
                     keyName: settings.name, storage: settings.provider.storage, epoch: settings.epoch,
                     settle: ring.settle),
-                // No F is empty: until the key is described, only what the configuration lists is accepted.
+                // No F is empty: until it is known, only what the configuration lists is accepted.
                 acceptance: KeyAcceptance(
-                    keyPart: "", acceptIdentities: settings.acceptIdentities,
+                    keyPart: Self.configuredKeyPart(settings.provider, ring.clusterContext) ?? "",
+                    acceptIdentities: settings.acceptIdentities,
                     adoptKeyIDs: settings.adoptKeyIDs)))
         if serves { client.publishGauges() }
+    }
+
+    private static func configuredKeyPart(_ provider: any Provider, _ clusterContext: String) -> String? {
+        provider.configuredIdentity.flatMap {
+            // Fails without SHA-256 only, as the first step will say.
+            try? KeyID.keyPart(provider: provider.name, identity: $0, clusterContext: clusterContext)
+        }
     }
 
     // MARK: the way of a request

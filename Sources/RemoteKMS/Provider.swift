@@ -101,6 +101,11 @@ public protocol Provider: AnyObject, Sendable {
     /// No proof of anything: the backend may be gone.
     var fixedDescription: KeyDescription? { get }
 
+    /// The key's identity, as `describe` names it, where the configuration alone tells it; nil where the backend must be asked.
+    ///
+    /// So that a Decrypt need not wait for `describe` to learn whose it is.
+    var configuredIdentity: String? { get }
+
     /// Reads the key's identity and the version it wraps with now.
     func describe(_ attempt: Attempt) async throws(RemoteKMSError) -> KeyDescription
 
@@ -130,6 +135,9 @@ extension Provider {
 
     /// It has to be asked.
     public var fixedDescription: KeyDescription? { nil }
+
+    /// It has to be asked for that too.
+    public var configuredIdentity: String? { nil }
 
     /// Nothing.
     public var facts: ProviderFacts { get async { ProviderFacts() } }

@@ -36,14 +36,17 @@ final class FakeProvider: Provider {
 
     let name = "fake"
     let storage: KeyStorage
+    let configuredIdentity: String?
     private let behaviour: Mutex<Behaviour>
     /// Passed by every call; closed, it holds them.
     let gate = Gate()
     /// The same for unwraps alone.
     let unwrapGate = Gate()
 
-    init(identity: String = "key-1", storage: KeyStorage = .service) {
+    /// `isConfigured`: whether its configuration alone tells the identity.
+    init(identity: String = "key-1", storage: KeyStorage = .service, isConfigured: Bool = false) {
         behaviour = Mutex(Behaviour(identity: identity))
+        configuredIdentity = isConfigured ? identity : nil
         self.storage = storage
     }
 

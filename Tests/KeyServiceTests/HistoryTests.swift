@@ -82,6 +82,28 @@ struct HistoryTests {
         #expect(provider.count(.wrap) == 1)
     }
 
+    @Test(
+        "where the configuration tells whose it is, a Decrypt after a restart waits for its unwrap and no look at the key"
+    )
+    func undescribed() async throws {
+        let provider = FakeProvider(isConfigured: true)
+        let former = await Plugin.started(provider, state: folder.path)
+        let written = try await former.encrypt(random(32))
+        for answers in [true, false] {
+            provider.fail(.describe, .unavailable)
+            if !answers { provider.fail(.unwrap, .unavailable) }
+            let unwraps = provider.count(.unwrap)
+            let restarted = Plugin(
+                KeyRingSettings(keys: [KeySettings(name: "primary", provider: provider, suite: .aes256GCM)]))
+            if answers {
+                #expect(try await restarted.decrypt(written).count == 32)
+            } else {
+                await #expect(throws: KMSFailure.self) { _ = try await restarted.decrypt(written) }
+            }
+            #expect(provider.count(.unwrap) > unwraps, "it was asked, though nothing is known of the key")
+        }
+    }
+
     @Test("a remembered local KEK of another suite is not taken up")
     func otherSuite() async throws {
         let provider = FakeProvider()

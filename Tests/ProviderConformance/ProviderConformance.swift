@@ -64,6 +64,9 @@ public struct ProviderConformance: Sendable {
         let one = try await candidate.provider.describe(patient)
         let two = try await candidate.provider.describe(patient)
         #expect(one == two, "a key that nobody changed is described the same")
+        if let configured = candidate.provider.configuredIdentity {
+            #expect(configured == one.identity, "what the configuration tells is what the backend says")
+        }
         #expect(!one.identity.isEmpty && !one.version.isEmpty)
     }
 

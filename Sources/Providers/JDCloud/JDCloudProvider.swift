@@ -120,6 +120,9 @@ public final class JDCloudProvider: Provider {
         }
     }
 
+    /// The key's identifier.
+    public var configuredIdentity: String? { identity }
+
     /// The key's identifier and a version of our own, where the version is not to be read.
     public var fixedDescription: KeyDescription? {
         observesVersion ? nil : KeyDescription(identity: identity, version: "static", versionCreatedAt: "")

@@ -278,7 +278,7 @@ extension Event {
                 meaning:
                     "If it is kube-apiserver: it cannot read or write Secrets on this host.",
                 steps: [
-                    "ps -o user,pid,args -p @KMSWARD_PEER_PID@",
+                    "ps -o user:32,pid,args -p @KMSWARD_PEER_PID@",
                     "If it is kube-apiserver: put its user into allow.uids as the entry shows; it is taken at once.",
                 ],
                 runbook: "KmswardPeersRefused")
@@ -291,7 +291,7 @@ extension Event {
                 meaning:
                     "None: it was disconnected.",
                 steps: [
-                    "ps -o user,pid,args -p @KMSWARD_PEER_PID@",
+                    "ps -o user:32,pid,args -p @KMSWARD_PEER_PID@",
                     "Point that process elsewhere.",
                 ],
                 runbook: "KmswardPeersRefused")
@@ -317,7 +317,7 @@ extension Event {
                 meaning:
                     "None yet.",
                 steps: [
-                    "ps -o user,pid,args -p @KMSWARD_PEER_PID@"
+                    "ps -o user:32,pid,args -p @KMSWARD_PEER_PID@"
                 ],
                 runbook: "KW-CONNECTIONS-FULL")
         case .acceptingPaused:
@@ -354,7 +354,7 @@ extension Event {
                 meaning:
                     "The others are served. If it was kube-apiserver, it connects again by itself.",
                 steps: [
-                    "ps -o user,pid,args -p @KMSWARD_PEER_PID@",
+                    "ps -o user:32,pid,args -p @KMSWARD_PEER_PID@",
                     "Stop that process, if it is no kube-apiserver.",
                 ],
                 runbook: "KW-PEER-CUT")
@@ -368,7 +368,7 @@ extension Event {
                     "The others are served. If it is kube-apiserver: it is without encryption for the time "
                     + "in the message.",
                 steps: [
-                    "ps -o user,pid,args -p @KMSWARD_PEER_PID@",
+                    "ps -o user:32,pid,args -p @KMSWARD_PEER_PID@",
                     "Restart or stop that process; a new process is not barred.",
                 ],
                 runbook: "KW-PEER-CUT")

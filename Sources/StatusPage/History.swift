@@ -17,8 +17,9 @@ public final class History: Sendable {
         var failedCalls = 0.0
         /// Decrypts that were refused for what they asked.
         var unreadable = 0.0
+        /// Decrypts that were answered.
         var decrypts = 0.0
-        /// Those of them that waited for an unwrapped key.
+        /// Those that waited for an unwrapped key, whatever became of them.
         var lookups = 0.0
         var latency: [UInt64] = []
         var failedBackendCalls = 0.0
@@ -56,7 +57,8 @@ public final class History: Sendable {
         sample.failedCalls = registry.total(requests, [Names.Label.code: Names.Value.failures])
         sample.unreadable = registry.total(
             requests, [Names.Label.method: ["decrypt"], Names.Label.code: ["INVALID_ARGUMENT"]])
-        sample.decrypts = registry.total(requests, [Names.Label.method: ["decrypt"]])
+        sample.decrypts = registry.total(
+            requests, [Names.Label.method: ["decrypt"], Names.Label.code: ["OK"]])
         sample.lookups = registry.total(
             Names.Metric.cacheRequests, [Names.Label.outcome: Names.Value.cacheResults.filter { $0 != "hit" }]
         )

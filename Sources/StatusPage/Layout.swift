@@ -135,7 +135,7 @@ struct Layout {
         if isFolded {
             return """
                 <details class="\(level.rawValue)" id="key-\(key.name)">
-                <summary>\(title)</summary>
+                <summary id="open-\(key.name)">\(title)</summary>
                 <dl>
                 \(list)</dl>
                 </details>
@@ -197,7 +197,7 @@ struct Layout {
         let items: [HTML] = report.events.map { event in
             let often: HTML =
                 event.count > 1
-                ? " <span class=\"often\">\(event.count) times since \(time(Int64(event.first.seconds)))</span>"
+                ? " <span class=\"often\">told \(event.count) times since \(time(Int64(event.first.seconds)))</span>"
                 : ""
             return """
                 <li class="\(event.level.rawValue)"><p class="head"><span class="level">\(event.level.rawValue)</span> \

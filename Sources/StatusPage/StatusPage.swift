@@ -76,7 +76,6 @@ public struct StatusPage: Sendable {
         func ofEach(_ metric: String) -> [String: Double] {
             Dictionary(keys.map { ($0.name, registry.total(metric, [Names.Label.key: [$0.name]])) }) { $1 }
         }
-        let slow = history.slowCalls(beyond: 1, within: 300)
         let refusals = registry.total(Names.Metric.reloads, [Names.Label.result: ["refused"]])
         return Report(
             identity: identity, now: sources.epochSeconds(), isStopping: sources.isStopping(),
@@ -85,8 +84,9 @@ public struct StatusPage: Sendable {
             probeIntervals: ofEach(Names.Metric.keyProbeInterval).filter { $0.value > 0 },
             events: log.recent.latest, hidesEvents: log.level > .notice, curves: history.curves,
             lately: Report.Lately(
-                failedCalls: history.growth(of: \.failedCalls, within: 300), slowCalls: slow.slow,
-                timedCalls: slow.all, unreadable: history.growth(of: \.unreadable, within: 600),
+                failedCalls: history.growth(of: \.failedCalls, within: 1800),
+                slowCalls: [300, 1800, 3600].map { history.slowCalls(beyond: 1, within: $0) },
+                unreadable: history.growth(of: \.unreadable, within: 600),
                 throttled: history.growth(of: \.throttledBackendCalls, within: 300),
                 refused: history.growth(of: \.refused, within: 600),
                 calls: history.growth(of: \.calls, within: 600)),
@@ -105,9 +105,8 @@ struct Report {
     /// What happened in the last minutes.
     struct Lately {
         var failedCalls = 0
-        /// Encrypts and Decrypts that took longer than a second, of those that were timed.
-        var slowCalls = 0
-        var timedCalls = 0
+        /// Encrypts and Decrypts that took longer than a second, and all, in 5 minutes, half an hour and an hour.
+        var slowCalls: [(slow: Int, all: Int)] = []
         var unreadable = 0
         var throttled = 0
         var refused = 0
@@ -137,6 +136,11 @@ struct Report {
     /// When the configuration that runs was read; 0 if there is none.
     var configuredAt: Int64 = 0
 
-    /// Where the reason of something is to be found.
-    var eventsTell: String { hidesEvents ? "log.level hides why" : "the events below say why" }
+    /// Where the reason of something is to be found, if it is: among events whose codes begin so.
+    func told(by codes: String...) -> String {
+        if events.contains(where: { event in codes.contains { event.code.hasPrefix($0) } }) {
+            return "; the events below say why"
+        }
+        return hidesEvents ? "; log.level hides why" : ""
+    }
 }

@@ -28,7 +28,7 @@
     document.title = next.title;
     // What somebody is about to copy stays, and is called what it is by then.
     const selection = document.getSelection();
-    if (!selection.isCollapsed && byId("live").contains(selection.anchorNode)) {
+    if (!selection.isCollapsed && selection.getRangeAt(0).intersectsNode(byId("live"))) {
       say(`Held while something is selected: what is below is from ${shownAt()}.`);
       return;
     }

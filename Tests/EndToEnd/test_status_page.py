@@ -278,6 +278,15 @@ def test_what_somebody_is_about_to_copy_stays_and_is_called_old(browser, start):
         page.locator("#stale").wait_for(state="hidden")
 
 
+def test_what_is_selected_as_a_whole_stays_too(browser, start):
+    with well(start) as one, shown(browser, one) as page:
+        page.evaluate("window.footer = document.querySelector('footer')")
+        page.evaluate("document.getSelection().selectAllChildren(document.body)")
+        renewed(page)
+        page.locator("#stale").wait_for(state="visible")
+        assert page.evaluate("window.footer.isConnected")
+
+
 def test_a_selection_does_not_hide_that_the_daemon_is_gone(browser, start):
     with well(start) as one, shown(browser, one, may_fail=True) as page:
         page.evaluate("document.getSelection().selectAllChildren(document.querySelector('dd code'))")
@@ -293,16 +302,18 @@ def test_what_was_unfolded_stays_so(browser, start, folder):
         eventually(lambda: one.metric("kmsward_key_ready", key="former") == 1, "both keys are known")
         renewed(page)
         page.locator("#key-former summary").click()
+        assert page.evaluate("document.activeElement.id") == "open-former"
         page.evaluate("window.footer = document.querySelector('footer')")
         renewed(page)
         page.wait_for_function("!window.footer.isConnected")
         assert page.locator("#key-former dl").is_visible()
+        assert page.evaluate("document.activeElement.id") == "open-former", "the keyboard's place"
 
 
 def test_a_page_of_others_cannot_read_it_by_a_name_of_theirs(start):
     one = start()
     listen = one.configuration["metrics"]["listen"]
-    for host, expected in (("evil.example", 421), ("localhost", 200), (listen, 200), ("[::1]:9464", 200), (os.uname().nodename, 200)):
+    for host, expected in (("evil.example", 421), ("localhost", 200), (listen, 200), ("[::1]:9464", 200), (os.uname().nodename, 200), (os.uname().nodename + ".evil.example", 421)):
         request = urllib.request.Request(f"http://{listen}/", headers={"Host": host})
         try:
             status = urllib.request.urlopen(request, timeout=10).status

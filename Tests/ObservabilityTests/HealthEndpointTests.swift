@@ -134,12 +134,12 @@ import Testing
         arguments: [
             (nil, true), ("127.0.0.1", true), ("[::1]", true), ("::1", true), ("10.1.2.3", true),
             ("localhost", true),
-            ("CP-1", true), ("cp-1.example", true), ("evil.example", false),
+            ("CP-1", true), ("CP-1.Example", true), ("cp-1.evil.example", false), ("evil.example", false),
             ("localhost.evil.example", false),
             ("cp-12", false), ("127.0.0.1.evil.example", false), ("", true),
         ] as [(String?, Bool)])
     func host(_ name: String?, isForUs: Bool) {
-        #expect(HTTPRequest(path: "/", host: name, ownName: "cp-1").isForUs == isForUs)
+        #expect(HTTPRequest(path: "/", host: name, ownName: "cp-1.example").isForUs == isForUs)
         #expect(!HTTPRequest(path: "/", host: "evil", ownName: "").isForUs)
     }
 

@@ -140,8 +140,15 @@ struct VerdictTests {
         (
             "KmswardCallsSlow",
             (
-                lately { ($0.slowCalls, $0.timedCalls) = (3, 20) },
-                lately { ($0.slowCalls, $0.timedCalls) = (3, 21) }
+                lately { $0.slowCalls = [(3, 20), (3, 100), (3, 100)] },
+                lately { $0.slowCalls = [(3, 21), (3, 50), (3, 50)] }
+            ), ""
+        ),
+        (
+            "KmswardCallsSlow",
+            (
+                lately { $0.slowCalls = [(0, 10), (7, 100), (7, 200)] },
+                lately { $0.slowCalls = [(2, 2), (2, 2), (2, 2)] }
             ), ""
         ),
         ("KmswardObjectsUnreadable", (lately { $0.unreadable = 11 }, lately { $0.unreadable = 10 }), ""),
@@ -195,13 +202,15 @@ struct VerdictTests {
                 #expect(!reason.isEmpty, "\(alert)")
                 continue
             }
-            #expect(
-                !Verdict(reports.just).findings.isEmpty || Verdict(reports.just).level == .down, "\(alert)")
+            // Trouble of a key has the runbook of its class, whichever of its alerts it is.
+            let pages = Verdict(reports.just).findings.map { $0.runbook ?? "" }
+            let isTrouble = reports.just.keys.contains { $0.trouble != nil }
+            #expect(isTrouble ? pages.count == 1 : pages == [alert], "\(alert): \(pages)")
             #expect(Verdict(reports.not).level == .well, "\(alert)")
         }
     }
 
-    @Test("that no API server calls is said after a while, and not where one was just refused")
+    @Test("that no API server calls is said after a while, also where others are refused")
     func nobody() {
         func findings(_ change: (inout Report) -> Void) -> [String] {
             Verdict(
@@ -216,13 +225,33 @@ struct VerdictTests {
         #expect(findings { _ in } == ["API server"])
         #expect(findings { $0.lately.calls = 1 } == [])
         #expect(findings { $0.identity = .init(host: "cp-1", version: "9.9", startedAt: 9_400) } == [])
-        #expect(findings { $0.lately.refused = 2 } == ["API server, or whoever else connects"])
+        #expect(findings { $0.lately.refused = 2 } == ["API server, or whoever else connects", "API server"])
     }
 
     @Test("a finding names the code to look up, where there is one")
     func code() {
         let finding = Verdict(report([key(trouble: "x", code: "unavailable")])).findings.first
         #expect(finding?.event == .keyUnavailable && finding?.runbook == "KW-KEY-UNAVAILABLE")
+    }
+
+    @Test("the events are named as the reason only where they are, and log.level only where it hides them")
+    func reasons() {
+        let refused = RecentEvents()
+        refused.add(
+            LogRecord(
+                time: Timestamp(seconds: 1), level: .error, logger: "l", message: "no",
+                metadata: ["event": "KW-CONFIG-REFUSED"], file: "f", function: "g", line: 1))
+        for (events, hides, end) in [
+            (refused.latest, true, "; the events below say why"),
+            (refused.latest, false, "; the events below say why"),
+            ([], true, "; log.level hides why"), ([], false, "goes on"),
+        ] {
+            let verdict = Verdict(
+                judged([key()]) {
+                    ($0.isLastReloadRefused, $0.events, $0.hidesEvents) = (true, events, hides)
+                })
+            #expect(verdict.findings.first?.what.hasSuffix(end) == true, "\(end)")
+        }
     }
 
     @Test("every class of trouble has somebody to blame", arguments: Names.Value.troubles)

@@ -261,7 +261,7 @@ struct HTTPRequest: Sendable, Equatable {
         let ownName = ownName.lowercased()
         let isAddress = host.contains(":") || host.allSatisfy { $0.isNumber || $0 == "." }
         return isAddress || host == "localhost"
-            || !ownName.isEmpty && (host == ownName || host.hasPrefix(ownName + "."))
+            || !ownName.isEmpty && (host == ownName || host == ownName.prefix { $0 != "." })
     }
 
     var isVerbose: Bool {

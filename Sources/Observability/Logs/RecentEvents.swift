@@ -3,6 +3,8 @@ public import Logging
 private import Synchronization
 
 /// The latest events of the process, in memory: each once, in its latest words, with how often and when it was told.
+///
+/// What the log leaves out while a thing goes on is counted when it is told again.
 public final class RecentEvents: Sendable {
     /// An event.
     public struct Entry: Sendable, Equatable {
@@ -16,7 +18,7 @@ public final class RecentEvents: Sendable {
         public let first: Timestamp
         /// When it was told last.
         public let last: Timestamp
-        /// How often it happened, with what the log left out.
+        /// How often it was told, with what was left out before.
         public let count: Int
         fileprivate let identity: [String]
     }

@@ -71,7 +71,7 @@ def test_journalctl_explains_an_entry_in_our_words_with_the_key_it_is_about(mach
     said = machine.journal("-x", "-u", "kmsward", f"MESSAGE_ID={entry['MESSAGE_ID']}")
     assert "Subject: Key primary: its set-up is wrong" in said
     assert "Defined-By: kmsward" in said
-    assert re.search(r"^\S* ?Cluster: While it goes on with what it has", said, re.M), said
+    assert re.search(r"^\S* ?Cluster: Nothing while it goes on with what it has", said, re.M), said
     assert "/usr/share/doc/kmsward/runbooks/KmswardKeyMisconfigured.md" in said
     machine.run("mv", KEY + ".away", KEY)
     (well,) = eventually(lambda: ours(machine, "KW-KEY-WELL"), "and that it is over")

@@ -281,6 +281,9 @@ func load(conn *grpc.ClientConn) (result, error) {
 }
 
 // cancel makes *count calls and gives each up after at most a millisecond.
+//
+// Each is followed by a call whose answer is waited for, as every client has some: one that only gives calls up, as fast
+// as it can, is a flood, which a plugin may cut.
 func cancel(conn *grpc.ClientConn) (result, error) {
 	out := result{}
 	client := v2.NewKeyManagementServiceClient(conn)
@@ -297,6 +300,12 @@ func cancel(conn *grpc.ClientConn) (result, error) {
 		case codes.Canceled:
 			atomic.AddInt64(&out.Cancelled, 1)
 		default:
+			atomic.AddInt64(&out.Failed, 1)
+			return err
+		}
+		patient, end := context.WithTimeout(context.Background(), *timeout)
+		defer end()
+		if _, err := client.Status(patient, &v2.StatusRequest{}); err != nil {
 			atomic.AddInt64(&out.Failed, 1)
 			return err
 		}

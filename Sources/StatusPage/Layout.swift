@@ -58,14 +58,22 @@ struct Layout {
         let items: [HTML] = verdict.findings.map { finding in
             "<li><b>\(finding.whose)</b> <span>\(finding.what)</span>\(advice(finding))</li>\n"
         }
-        return """
-            <section aria-labelledby="why">
-            <h2 id="why">Whose fault</h2>
+        return section("why", "Whose fault") {
+            """
             <ul class="findings \(verdict.level.rawValue)">
             \(items)</ul>
-            </section>
-
             """
+        }
+    }
+
+    private func section(_ id: String, _ title: String, _ content: () -> HTML) -> HTML {
+        """
+        <section aria-labelledby="\(id)">
+        <h2 id="\(id)">\(title)</h2>
+        \(content())
+        </section>
+
+        """
     }
 
     /// What to do about it: here and now, for whoever has no shell at hand.
@@ -96,13 +104,11 @@ struct Layout {
             report.keys.isEmpty
             ? "<p>None is known yet.</p>"
             : "<div class=\"cards\">\n\(cards)</div>\n<div class=\"folded\">\n\(folded)</div>"
-        return """
-            <section aria-labelledby="keys">
-            <h2 id="keys">Keys</h2>
-            \(all)
-            </section>
-
+        return section("keys", "Keys") {
             """
+            \(all)
+            """
+        }
     }
 
     private func card(_ key: KeySnapshot, isFolded: Bool) -> HTML {
@@ -181,14 +187,12 @@ struct Layout {
 
                 """
         }
-        return """
-            <section aria-labelledby="hour">
-            <h2 id="hour">The last hour</h2>
+        return section("hour", "The last hour") {
+            """
             <div class="curves">
             \(figures)</div>
-            </section>
-
             """
+        }
     }
 
     // MARK: events
@@ -211,14 +215,12 @@ struct Layout {
             ? "<p>None that <code>log.level</code> lets through, which hides some.</p>"
             : "<p>None since the start.</p>"
         let list: HTML = items.isEmpty ? none : "<ol class=\"events\">\n\(items)</ol>"
-        return """
-            <section aria-labelledby="events">
-            <h2 id="events">Events</h2>
+        return section("events", "Events") {
+            """
             <p class="good">The latest first. What to do about one: <code>kmsward explain CODE</code>, or its runbook.</p>
             \(list)
-            </section>
-
             """
+        }
     }
 
     // MARK: the rest
@@ -237,13 +239,11 @@ struct Layout {
             rows.append(("Configuration", "read \(Words.ago(report.configuredAt, now))"))
         }
         let list: [HTML] = rows.map { "<div><dt>\($0.0)</dt><dd>\($0.1)</dd></div>\n" }
-        return """
-            <section aria-labelledby="daemon">
-            <h2 id="daemon">This daemon</h2>
+        return section("daemon", "This daemon") {
+            """
             <dl class="facts">
             \(list)</dl>
-            </section>
-
             """
+        }
     }
 }
